@@ -1,0 +1,144 @@
+"""Settings: frozen, read once at start. Each option is documented where it is declared.
+
+A flag `--policy-max-age` beats the environment variable `KEYSHRED_POLICY_MAX_AGE`, which beats the default.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from keyshred.errors import ConfigInvalid
+
+S = TypeVar("S", bound="CommonSettings")
+
+
+def option(help_text: str, default: Any = MISSING) -> Any:
+    """A settings field with its help text; without a default the option is required."""
+    metadata = {"help": help_text}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings:
+    """What every process that talks to a token and to an API server needs."""
+
+    token_uri: str = option(
+        "PKCS#11 token as an RFC 7512 URI with module-path and pin-source, "
+        "e.g. 'pkcs11:token=keyshred?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/etc/keyshred/pin'"
+    )
+    hsm_deadline: float = option("seconds that one call of the token may take, waiting in the queue included", 3.0)
+    refused_pin_file: str = option(
+        "file, shared by the processes with this PIN and outliving them, that remembers a refused PIN; "
+        "empty: only the process itself remembers",
+        "",
+    )
+    hsm_queue: int = option("calls that may wait for the token before further ones are turned away", 256)
+    kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
+    namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
+    log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
+
+    def check(self) -> None:
+        """Raises ConfigInvalid for a value that contradicts itself or another one."""
+        if self.log_level not in ("INFO", "WARNING", "ERROR"):
+            raise ConfigInvalid(f"--log-level {self.log_level}: use INFO, WARNING or ERROR")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type in (int, float) and value < 0:
+                raise ConfigInvalid(f"--{_flag(f.name)} {value}: must not be negative")
+        for name in ("hsm_deadline", "hsm_queue"):
+            if getattr(self, name) == 0:
+                raise ConfigInvalid(f"--{_flag(name)}: must be more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings(CommonSettings):
+    """`keyshred webhook`: admission and unsealing."""
+
+    listen: str = option("address to listen on", "0.0.0.0")
+    port: int = option("port to listen on; 0 picks a free one and prints it", 8443)
+    tls_cert: str = option("PEM file with the serving certificate and its chain")
+    tls_key: str = option("PEM file with the private key of the serving certificate")
+    client_ca: str = option(
+        "PEM file with the CA of the API server's client certificate; where given, admission requires one", ""
+    )
+    client_name: str = option("common name that the API server's client certificate must have", "")
+    workers: int = option("worker processes; each has a token session of its own", 2)
+    max_body: int = option("bytes of an admission review that are read at most", 8 * 1024 * 1024)
+    policy_max_age: float = option("seconds after which policy that was not confirmed decides nothing", 1.0)
+    policy_confirm_every: float = option("seconds between consistent lists that confirm the policy under traffic", 0.4)
+    token_review_ttl: float = option("seconds that a TokenReview's answer is kept, at most 10", 10.0)
+    compare_misses: int = option("values that differ which one user may have compared in an hour", 10)
+
+    def check(self) -> None:
+        """Raises ConfigInvalid for a value that contradicts itself or another one."""
+        CommonSettings.check(self)
+        if not 1 <= self.workers <= 64:
+            raise ConfigInvalid(f"--workers {self.workers}: use 1 to 64")
+        if self.policy_max_age > 1.0 or self.token_review_ttl > 10.0:
+            raise ConfigInvalid("--policy-max-age may be 1 s, --token-review-ttl 10 s at most: revocation rests on them")
+        if self.policy_confirm_every >= self.policy_max_age:
+            raise ConfigInvalid("--policy-confirm-every must be less than --policy-max-age")
+        if self.client_name and not self.client_ca:
+            raise ConfigInvalid("--client-name needs --client-ca")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings(CommonSettings):
+    """`keyshred controller`: keys, records, namespace labels, destruction."""
+
+    resync: float = option("seconds between full passes over every custom resource", 60.0)
+    repeat_search_after: float = option("seconds after a destruction when the search for the key is repeated", 60.0)
+    hsm_backup_retention: str = option("how long backups of the HSM are kept, for the record; empty: unknown", "")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def add_arguments(parser: argparse.ArgumentParser, cls: type[CommonSettings]) -> None:
+    """One flag per field of `cls`; absent flags stay out of the namespace."""
+    for f in fields(cls):
+        default = "required" if f.default is MISSING else f"default {f.default!r}"
+        parser.add_argument(
+            f"--{_flag(f.name)}",
+            default=argparse.SUPPRESS,
+            metavar=getattr(f.type, "__name__", "value").upper(),
+            # argparse expands % in help texts
+            help=f"{f.metadata['help']} ({default}; env {_env(f.name)})".replace("%", "%%"),
+        )
+
+
+def _env(name: str) -> str:
+    return f"KEYSHRED_{name.upper()}"
+
+
+def read(cls: type[S], flags: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> S:
+    """Settings from flags, environment and defaults, in this order.
+
+    Raises ConfigInvalid naming each option that is missing or does not parse.
+    """
+    values: dict[str, Any] = {}
+    missing: list[str] = []
+    for f in fields(cls):
+        raw = flags.get(f.name, environ.get(_env(f.name)))
+        if raw is None:
+            if f.default is MISSING:
+                missing.append(f"--{_flag(f.name)} (or {_env(f.name)})")
+            continue
+        convert: Any = f.type
+        try:
+            values[f.name] = convert(raw)
+        except ValueError:
+            raise ConfigInvalid(f"--{_flag(f.name)}: {raw!r} is not a valid {convert.__name__}") from None
+    if missing:
+        raise ConfigInvalid(f"missing: {', '.join(missing)}")
+    settings = cls(**values)
+    settings.check()
+    return settings
+
+
+def arguments(settings: CommonSettings) -> Sequence[str]:
+    """The settings as flags again, to hand them to a child process."""
+    return [f"--{_flag(f.name)}={getattr(settings, f.name)}" for f in fields(settings)]

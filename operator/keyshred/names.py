@@ -1,0 +1,120 @@
+"""Every name that others see or rely on, once: API group, labels, annotations, finalizers, conditions, reasons."""
+
+from enum import StrEnum
+from typing import Final
+
+GROUP: Final = "keyshred.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+ROOT_KEYS: Final = "rootkeys"
+KEY_AUTHORIZATIONS: Final = "keyauthorizations"
+KEY_RECORDS: Final = "keyrecords"
+DESTRUCTION_APPROVALS: Final = "destructionapprovals"
+
+LABEL_ROOT_KEY: Final = f"{GROUP}/root-key"
+"""On a Secret: the name of the RootKey; chosen by the user where several are authorised, else set."""
+LABEL_KEY_ID: Final = f"{GROUP}/key-id"
+"""On a Secret: cache of the envelope's key ID, so that dependents can be counted by label."""
+LABEL_KEY_VERSION: Final = f"{GROUP}/key-version"
+"""On a Secret: cache of the envelope's key version."""
+ANNOTATION_ENVELOPE: Final = f"{GROUP}/envelope"
+"""On a Secret: the envelope (docs/envelope-format.md)."""
+LABEL_SEALING: Final = f"{GROUP}/sealing"
+"""On a Namespace: `enabled` or `retained`; what the webhook configurations select on."""
+ANNOTATION_HELD: Final = f"{GROUP}/held"
+"""On a Namespace: names of Secrets that stay unsealed until no native reader is left."""
+ANNOTATION_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+FINALIZER: Final = f"{GROUP}/destruction"
+"""On a RootKey: holds the object until its key is destroyed, or kept on purpose, and the KeyRecord says so."""
+
+AUDIENCE: Final = GROUP
+"""Audience of the ServiceAccount tokens that may call unseal."""
+
+READER_CLUSTER_ROLE: Final = f"{GROUP}:secret-reader"
+"""ClusterRole that the controller binds in sealing namespaces, and nowhere else."""
+READER_ROLE_BINDING: Final = "keyshred-secret-reader"
+COUNTER_CLUSTER_ROLE: Final = f"{GROUP}:secret-counter"
+"""ClusterRole (list) that lets the controller count Secrets by their metadata; bound in sealing namespaces alone."""
+COUNTER_ROLE_BINDING: Final = "keyshred-secret-counter"
+WEBHOOK_SERVICE_ACCOUNT: Final = "keyshred-webhook"
+CONTROLLER_SERVICE_ACCOUNT: Final = "keyshred-controller"
+CONTROLLER_LEASE: Final = "keyshred-controller"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "keyshred"
+
+NEVER_SEALED_NAMESPACES: Final = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+NEVER_SEALED_TYPES: Final = frozenset(
+    {
+        "kubernetes.io/service-account-token",
+        "bootstrap.kubernetes.io/token",
+        "helm.sh/release.v1",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+    }
+)
+BY_NAME_ONLY_TYPES: Final = frozenset({"kubernetes.io/tls"})
+"""Sealed only where a KeyAuthorization names the type: controllers read these through the API."""
+
+
+class Sealing(StrEnum):
+    """Values of the namespace label."""
+
+    ENABLED = "enabled"
+    RETAINED = "retained"
+
+
+class KeyState(StrEnum):
+    """States of a root key (NIST SP 800-57 part 1, section 7)."""
+
+    PRE_ACTIVATION = "PreActivation"
+    ACTIVE = "Active"
+    SUSPENDED = "Suspended"
+    DEACTIVATED = "Deactivated"
+    PENDING_DESTRUCTION = "PendingDestruction"
+    DESTROYED = "Destroyed"
+
+
+class Condition(StrEnum):
+    """Condition types."""
+
+    READY = "Ready"
+    KEY_MATERIAL_PRESENT = "KeyMaterialPresent"
+    REWRAPPING = "Rewrapping"
+    SEALING = "Sealing"
+
+
+class Reason(StrEnum):
+    """Condition and Event reasons."""
+
+    # RootKey
+    KEY_ACTIVE = "KeyActive"
+    KEY_GENERATED = "KeyGenerated"
+    KEY_ADOPTED = "KeyAdopted"
+    KEY_PRESENT = "KeyPresent"
+    KEY_MISSING = "KeyMissing"
+    KEY_SUSPENDED = "KeySuspended"
+    KEY_DEACTIVATED = "KeyDeactivated"
+    NOT_YET_ACTIVE = "NotYetActive"
+    HSM_UNAVAILABLE = "HsmUnavailable"
+    HSM_REFUSED = "HsmRefused"
+    PENDING = "Pending"
+    DESTRUCTION_STARTED = "DestructionStarted"
+    KEY_DESTROYED = "KeyDestroyed"
+    KEY_KEPT = "KeyKept"
+    KEY_ID_IN_USE = "KeyIDInUse"
+    KEY_ID_DESTROYED = "KeyIDDestroyed"
+    KEY_AMBIGUOUS = "KeyAmbiguous"
+    TOKEN_MISMATCH = "TokenMismatch"
+    TOKEN_BROKEN = "TokenBroken"
+    LEDGER_BROKEN = "LedgerBroken"
+    KEY_FOUND_AGAIN = "KeyFoundAgain"
+    # KeyAuthorization
+    AUTHORIZED = "Authorized"
+    ROOT_KEY_NOT_FOUND = "RootKeyNotFound"
+    ROOT_KEY_NOT_ACTIVE = "RootKeyNotActive"
+    CONFLICT = "Conflict"
+    EXPIRED = "Expired"
+    SEALING = "Sealing"
+    ALL_SEALED = "AllSealed"

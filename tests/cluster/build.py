@@ -1,0 +1,217 @@
+"""Builds the Go binaries into the cache, each once: `python3 -m tests.cluster.build NAME...` (standard library only).
+
+A binary is built again when its stamp, a hash of everything that goes into it, no longer fits.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from tests.cluster import paths, versions
+from tests.cluster.errors import ClusterError
+
+_PROGRESS_SECONDS: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Tool:
+    """What is built from one go.mod."""
+
+    name: str
+    version: str
+    modules: tuple[str, ...]
+    packages: Mapping[str, str]
+    """Binary name to Go package."""
+    variables: Mapping[str, str]
+    """Go string variables that the linker sets."""
+    cold: str
+    """What the first build takes on two cores, for the one who waits."""
+
+    @property
+    def directory(self) -> Path:
+        """Folder of go.mod, go.sum and tools.go."""
+        return Path(__file__).parent / "go" / self.name
+
+    def stamp(self, binary: str) -> str:
+        """Hash of everything that decides the bytes of `binary`, but for the Go release."""
+        inputs = [(self.directory / name).read_bytes() for name in ("go.mod", "go.sum")]
+        inputs += [self.packages[binary].encode(), self.ldflags.encode()]
+        return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in inputs)).hexdigest()
+
+    @property
+    def ldflags(self) -> str:
+        """Flags of the linker: no debug information, and the variables."""
+        return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.variables.items())])
+
+
+def _kubernetes_variables(version: str) -> dict[str, str]:
+    # Unset, the server calls itself v0.0.0 and kubectl and Helm decide wrongly.
+    major, minor, _ = version.removeprefix("v").split(".")
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+
+
+TOOLS: Final = {
+    tool.name: tool
+    for tool in (
+        Tool(
+            name="kubernetes",
+            version=versions.KUBERNETES,
+            modules=("k8s.io/kubernetes",),
+            packages={
+                name: f"k8s.io/kubernetes/cmd/{name}"
+                for name in (
+                    "kube-apiserver",
+                    "kubectl",
+                    "kube-controller-manager",
+                    "kube-scheduler",
+                    "kubelet",
+                    "kube-proxy",
+                )
+            },
+            variables=_kubernetes_variables(versions.KUBERNETES),
+            cold="about 5 minutes",
+        ),
+        Tool(
+            name="etcd",
+            version=versions.ETCD,
+            modules=("go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/etcdctl/v3"),
+            packages={"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"},
+            variables={},
+            cold="about 1 minute",
+        ),
+    )
+}
+CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
+
+
+def ensure(names: Iterable[str] = CONTROL_PLANE) -> None:
+    """Builds those of the named binaries that are missing or out of date; says so on stderr while it does.
+
+    Errors: ClusterError (no Go, Go too old, a build failed: with its output).
+    """
+    if not _stale(names):
+        return
+    paths.binaries().mkdir(parents=True, exist_ok=True)
+    with (paths.binaries() / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stale = _stale(names)  # another process may have built them while this one waited for the lock
+        if stale:
+            _check_go()
+            _build(stale)
+
+
+def _stale(names: Iterable[str]) -> dict[Tool, list[str]]:
+    """Per tool, the binaries to build."""
+    stale: dict[Tool, list[str]] = {}
+    for name in names:
+        tool = next((tool for tool in TOOLS.values() if name in tool.packages), None)
+        if tool is None:
+            raise ClusterError(f"no such binary: {name}")
+        stamp = _stamp_file(name)
+        if not (paths.binaries() / name).exists() or not stamp.exists() or stamp.read_text() != tool.stamp(name):
+            stale.setdefault(tool, []).append(name)
+    return stale
+
+
+def _stamp_file(name: str) -> Path:
+    return paths.binaries() / f".{name}.stamp"
+
+
+def _check_go() -> None:
+    need = f"Go {versions.GO} or later is needed to build the cluster's binaries (https://go.dev/doc/install)"
+    if shutil.which("go") is None:
+        raise ClusterError(f"{need}: no go command found")
+    # Asked in a module's folder, since there the go command may switch to a newer release by itself.
+    folder = TOOLS["kubernetes"].directory
+    asked = subprocess.run(["go", "env", "GOVERSION"], cwd=folder, capture_output=True, text=True, check=False)
+    found = re.match(r"go(\d+)\.(\d+)", asked.stdout)
+    if found is None or (int(found[1]), int(found[2])) < tuple(map(int, versions.GO.split("."))):
+        raise ClusterError(f"{need}: {asked.stdout.strip() or asked.stderr.strip()}")
+
+
+@dataclass(frozen=True)
+class _Running:
+    title: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+
+def _build(stale: Mapping[Tool, list[str]]) -> None:
+    """Builds all tools at once: one compiles while another downloads or links."""
+    with tempfile.TemporaryDirectory(dir=paths.binaries()) as folder:
+        builds = [_start(tool, names, Path(folder)) for tool, names in stale.items()]
+        try:
+            _wait(builds)
+        finally:
+            for build in builds:
+                if build.process.poll() is None:
+                    build.process.terminate()
+                    build.process.wait()
+                build.output.close()
+        for tool, names in stale.items():
+            for name in names:
+                _stamp_file(name).unlink(missing_ok=True)
+                os.replace(Path(folder) / _go_name(tool.packages[name]), paths.binaries() / name)
+                _stamp_file(name).write_text(tool.stamp(name))
+
+
+def _go_name(package: str) -> str:
+    """What `go build` calls the binary of `package`: its last part that is not a major version."""
+    return re.sub(r"/v\d+$", "", package).rpartition("/")[2]
+
+
+def _start(tool: Tool, names: list[str], folder: Path) -> _Running:
+    title = f"{', '.join(names)} {tool.version}"
+    _say(f"building {title} from source ({tool.cold} on two cores when nothing is cached)")
+    output = (folder / f"{tool.name}.log").open("w+b")
+    process = subprocess.Popen(
+        [
+            *("go", "build", "-mod=readonly", "-ldflags", tool.ldflags, "-o", f"{folder}/"),
+            *(tool.packages[name] for name in names),
+        ],
+        cwd=tool.directory,
+        env=os.environ | {"CGO_ENABLED": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
+    return _Running(title, process, output)
+
+
+def _wait(builds: list[_Running]) -> None:
+    started = time.monotonic()
+    pending = list(builds)
+    while pending:
+        try:
+            pending[0].process.wait(timeout=_PROGRESS_SECONDS)
+        except subprocess.TimeoutExpired:
+            _say(f"building {'; '.join(build.title for build in pending)}: {time.monotonic() - started:.0f} s")
+        for build in [build for build in pending if build.process.poll() is not None]:
+            pending.remove(build)
+            if build.process.returncode != 0:
+                build.output.seek(0)
+                raise ClusterError(f"building {build.title} failed:\n{build.output.read().decode(errors='replace')}")
+            _say(f"built {build.title} in {time.monotonic() - started:.0f} s")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        ensure(sys.argv[1:] or CONTROL_PLANE)
+    except ClusterError as error:
+        sys.exit(str(error))
