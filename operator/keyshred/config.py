@@ -4,19 +4,20 @@ A flag `--policy-max-age` beats the environment variable `KEYSHRED_POLICY_MAX_AG
 """
 
 import argparse
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from keyshred.errors import ConfigInvalid
 
 S = TypeVar("S", bound="CommonSettings")
 
 
-def option(help_text: str, default: Any = MISSING) -> Any:
-    """A settings field with its help text; without a default the option is required."""
-    metadata = {"help": help_text}
+def option(help_text: str, default: Any = MISSING, *, positive: bool = False) -> Any:
+    """A settings field with its help text; without a default the option is required; `positive` rules out 0."""
+    metadata = {"help": help_text, "positive": positive}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
@@ -28,13 +29,15 @@ class CommonSettings:
         "PKCS#11 token as an RFC 7512 URI with module-path and pin-source, "
         "e.g. 'pkcs11:token=keyshred?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/etc/keyshred/pin'"
     )
-    hsm_deadline: float = option("seconds that one call of the token may take, waiting in the queue included", 3.0)
+    hsm_deadline: float = option(
+        "seconds that one call of the token may take, waiting in the queue included", 3.0, positive=True
+    )
     refused_pin_file: str = option(
         "file, shared by the processes with this PIN and outliving them, that remembers a refused PIN; "
         "empty: only the process itself remembers",
         "",
     )
-    hsm_queue: int = option("calls that may wait for the token before further ones are turned away", 256)
+    hsm_queue: int = option("calls that may wait for the token before further ones are turned away", 256, positive=True)
     kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
     namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
     log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
@@ -45,18 +48,18 @@ class CommonSettings:
             raise ConfigInvalid(f"--log-level {self.log_level}: use INFO, WARNING or ERROR")
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.type in (int, float) and value < 0:
-                raise ConfigInvalid(f"--{_flag(f.name)} {value}: must not be negative")
-        for name in ("hsm_deadline", "hsm_queue"):
-            if getattr(self, name) == 0:
-                raise ConfigInvalid(f"--{_flag(name)}: must be more than 0")
+            # "nan" and "inf" are numbers to float(), and no comparison below would catch them.
+            if f.type in (int, float) and not 0 <= value < math.inf:
+                raise ConfigInvalid(f"--{_flag(f.name)} {value}: must be finite and not negative")
+            if value == 0 and f.metadata["positive"]:
+                raise ConfigInvalid(f"--{_flag(f.name)}: must be more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookSettings(CommonSettings):
     """`keyshred webhook`: admission and unsealing."""
 
-    listen: str = option("address to listen on", "0.0.0.0")
+    listen: str = option("address to listen on", "0.0.0.0")  # noqa: S104 - a pod's port is there for others
     port: int = option("port to listen on; 0 picks a free one and prints it", 8443)
     tls_cert: str = option("PEM file with the serving certificate and its chain")
     tls_key: str = option("PEM file with the private key of the serving certificate")
@@ -65,9 +68,11 @@ class WebhookSettings(CommonSettings):
     )
     client_name: str = option("common name that the API server's client certificate must have", "")
     workers: int = option("worker processes; each has a token session of its own", 2)
-    max_body: int = option("bytes of an admission review that are read at most", 8 * 1024 * 1024)
+    max_body: int = option("bytes of an admission review that are read at most", 8 * 1024 * 1024, positive=True)
     policy_max_age: float = option("seconds after which policy that was not confirmed decides nothing", 1.0)
-    policy_confirm_every: float = option("seconds between consistent lists that confirm the policy under traffic", 0.4)
+    policy_confirm_every: float = option(
+        "seconds between consistent lists that confirm the policy under traffic", 0.4, positive=True
+    )
     token_review_ttl: float = option("seconds that a TokenReview's answer is kept, at most 10", 10.0)
     compare_misses: int = option("values that differ which one user may have compared in an hour", 10)
 
@@ -76,21 +81,40 @@ class WebhookSettings(CommonSettings):
         CommonSettings.check(self)
         if not 1 <= self.workers <= 64:
             raise ConfigInvalid(f"--workers {self.workers}: use 1 to 64")
+        if self.port > 65535:
+            raise ConfigInvalid(f"--port {self.port}: use 0 to 65535")
         if self.policy_max_age > 1.0 or self.token_review_ttl > 10.0:
-            raise ConfigInvalid("--policy-max-age may be 1 s, --token-review-ttl 10 s at most: revocation rests on them")
+            raise ConfigInvalid("--policy-max-age is 1 s, --token-review-ttl 10 s at most: revocation rests on them")
         if self.policy_confirm_every >= self.policy_max_age:
             raise ConfigInvalid("--policy-confirm-every must be less than --policy-max-age")
         if self.client_name and not self.client_ca:
             raise ConfigInvalid("--client-name needs --client-ca")
 
 
+SLOW_CALLS: Final = 2.0
+"""The controller gives generate and destroy this many times the deadline of other calls."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings(CommonSettings):
     """`keyshred controller`: keys, records, namespace labels, destruction."""
 
-    resync: float = option("seconds between full passes over every custom resource", 60.0)
+    resync: float = option("seconds between full passes over every custom resource", 60.0, positive=True)
     repeat_search_after: float = option("seconds after a destruction when the search for the key is repeated", 60.0)
+    settle: float = option(
+        "seconds a namespace stays `retained` before its label goes, so that every API server and webhook knows", 30.0
+    )
+    lease_duration: float = option("seconds after which a controller that stopped renewing its Lease is replaced", 15.0)
     hsm_backup_retention: str = option("how long backups of the HSM are kept, for the record; empty: unknown", "")
+
+    def check(self) -> None:
+        """Raises ConfigInvalid for a value that contradicts itself or another one."""
+        CommonSettings.check(self)
+        if self.lease_duration < 2 * SLOW_CALLS * self.hsm_deadline:
+            raise ConfigInvalid(
+                f"--lease-duration must be at least {2 * SLOW_CALLS:.0f} times --hsm-deadline: a step in the HSM has "
+                "to end before anybody else may take the Lease"
+            )
 
 
 def _flag(name: str) -> str:
@@ -137,8 +161,3 @@ def read(cls: type[S], flags: Mapping[str, str], environ: Mapping[str, str] = os
     settings = cls(**values)
     settings.check()
     return settings
-
-
-def arguments(settings: CommonSettings) -> Sequence[str]:
-    """The settings as flags again, to hand them to a child process."""
-    return [f"--{_flag(f.name)}={getattr(settings, f.name)}" for f in fields(settings)]

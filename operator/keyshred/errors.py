@@ -12,7 +12,9 @@
     │   │   ├── MalformedEnvelope   the annotation is not a canonical envelope
     │   │   └── MalformedValue      a sealed value has not the shape of one
     │   ├── CannotOpen        tampered, wrong key or wrong context: one blank answer for all three
+    │   ├── NotAuthenticated  no bearer token, or one that the API server does not accept for our audience
     │   ├── Refused           a rule says no: the message names the object, the cause and the next step
+    │   │   └── NotAllowed    the caller may not unseal this Secret; why is for the audit line alone
     │   ├── KeyNotUsable      the root key's state forbids the action
     │   ├── KeyGone           the root key is destroyed: nothing opens under it, for ever
     │   ├── NotFound          an object that the request names does not exist
@@ -82,8 +84,20 @@ class CannotOpen(Deny):
         super().__init__("cannot open")
 
 
+class NotAuthenticated(Deny):
+    """No bearer token, or one that the API server does not accept for our audience."""
+
+
 class Refused(Deny):
     """A rule says no."""
+
+
+class NotAllowed(Refused):
+    """The caller may not unseal this Secret. `verdict` says why, for the audit line; the caller is told less."""
+
+    def __init__(self, verdict: str) -> None:
+        super().__init__("not authorised to unseal this Secret")
+        self.verdict = verdict
 
 
 class KeyNotUsable(Deny):

@@ -106,8 +106,8 @@ class Reason(StrEnum):
     KEY_ID_IN_USE = "KeyIDInUse"
     KEY_ID_DESTROYED = "KeyIDDestroyed"
     KEY_AMBIGUOUS = "KeyAmbiguous"
-    TOKEN_MISMATCH = "TokenMismatch"
-    TOKEN_BROKEN = "TokenBroken"
+    TOKEN_MISMATCH = "TokenMismatch"  # noqa: S105
+    TOKEN_BROKEN = "TokenBroken"  # noqa: S105
     LEDGER_BROKEN = "LedgerBroken"
     KEY_FOUND_AGAIN = "KeyFoundAgain"
     # KeyAuthorization

@@ -1,0 +1,104 @@
+"""KeyRecords: read, begin, and write on. The webhook and the controller both write, each on what it has read."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from keyshred.errors import Conflict, NotFound
+from keyshred.kube.client import Json, Kube, own_path
+from keyshred.names import API_VERSION, KEY_RECORDS, KeyState
+from keyshred.policy import ledger
+from keyshred.policy.merge import merged
+
+_ATTEMPTS: Final = 5
+
+
+class Records:
+    """The KeyRecords of one cluster. Every method raises what `Kube` raises, and LedgerBroken."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    async def get(self, key_id: UUID) -> Json | None:
+        """The KeyRecord as it is now (a quorum read); None: there is none."""
+        try:
+            return await self._kube.get(own_path(KEY_RECORDS, str(key_id)))
+        except NotFound:
+            return None
+
+    async def ensure(self, key_id: UUID, root_key_name: str, *, by: str) -> Json:
+        """The KeyRecord, begun with the transition Created where it is new."""
+        for _ in range(_ATTEMPTS):
+            record = await self.get(key_id)
+            try:
+                if record is None:
+                    record = await self._kube.create(
+                        own_path(KEY_RECORDS),
+                        {
+                            "apiVersion": API_VERSION,
+                            "kind": "KeyRecord",
+                            "metadata": {"name": str(key_id)},
+                            "spec": {"keyID": str(key_id), "rootKeyName": root_key_name},
+                        },
+                    )
+                if (record.get("status") or {}).get("transitions"):
+                    return record
+                return await self.write(
+                    record, action=ledger.Action.CREATED, by=by, changes={"state": KeyState.PRE_ACTIVATION.value}
+                )
+            except Conflict:
+                continue
+        raise Conflict(f"KeyRecord {key_id}: others keep writing it")
+
+    async def append(
+        self,
+        key_id: UUID,
+        *,
+        action: str,
+        by: str,
+        root_key_uid: str = "",
+        detail: str = "",
+        changes: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """Appends one transition, and merges `changes` into the status, whoever else wrote in between.
+
+        Only for what stays true whatever the others wrote; a step in the HSM is written with `write`.
+        Raises NotFound without a KeyRecord, Conflict after five attempts.
+        """
+        for _ in range(_ATTEMPTS):
+            record = await self.get(key_id)
+            if record is None:
+                raise NotFound(f"KeyRecord {key_id} does not exist")
+            try:
+                return await self.write(
+                    record, action=action, by=by, root_key_uid=root_key_uid, detail=detail, changes=changes
+                )
+            except Conflict:
+                continue
+        raise Conflict(f"KeyRecord {key_id}: others keep writing it")
+
+    async def write(
+        self,
+        record: Json,
+        *,
+        action: str,
+        by: str,
+        root_key_uid: str = "",
+        detail: str = "",
+        changes: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """The same on the very record that was read. Raises Conflict where it has moved since."""
+        before = record.get("status") or {}
+        transitions = ledger.append(
+            before, action=action, by=by, now=datetime.now(UTC), root_key_uid=root_key_uid, detail=detail
+        )
+        status = merged(before, changes or {}) | {"transitions": transitions}
+        return await self._kube.replace(
+            own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record | {"status": status}
+        )
+
+    async def prove(self, record: Json) -> None:
+        """Returns if the record has not moved since it was read; changes nothing. Raises Conflict otherwise."""
+        # The API server compares the version before it finds that nothing changes.
+        await self._kube.replace(own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record)

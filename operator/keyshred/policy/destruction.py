@@ -1,0 +1,198 @@
+"""The destruction of a key (design contract, section 6): the next step, and what its record says.
+
+The KeyRecord alone decides. Each step is written there before it is taken, so whoever reads it goes on from where the
+last one stopped, be it this process or the next.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from keyshred.errors import KeyAmbiguous, TokenMismatch
+from keyshred.hsm.interface import KeyRef, TokenStatus
+from keyshred.names import KeyState
+from keyshred.policy.conditions import rfc3339
+from keyshred.policy.ledger import Action, stamp
+from keyshred.policy.lifecycle import Dependents
+from keyshred.policy.resources import Object
+
+RecordStatus = Mapping[str, Any]
+Json = dict[str, Any]
+
+UNSIGNED: Final = "unsigned: record signing comes in a later release"
+
+
+class Step(StrEnum):
+    """What is to be done next."""
+
+    START = "Start"
+    CONTROL = "Control"
+    DESTROY = "Destroy"
+    VERIFY = "Verify"
+    REPEAT_SEARCH = "RepeatSearch"
+    DONE = "Done"
+
+
+class Outcome(StrEnum):
+    """What the record may claim."""
+
+    PERFORMED = "performed"
+    ABSENCE_OBSERVED = "absenceObserved"
+
+
+def next_step(status: RecordStatus) -> Step:
+    """From the transitions since the last DestructionStarted. START is taken only for an admitted delete."""
+    state = status.get("state")
+    if state not in (KeyState.PENDING_DESTRUCTION, KeyState.DESTROYED):
+        return Step.START
+    actions = [t["action"] for t in status.get("transitions") or ()]
+    since = actions[max((i for i, a in enumerate(actions) if a == Action.DESTRUCTION_STARTED), default=0) :]
+    if state == KeyState.DESTROYED:
+        return Step.DONE if Action.SEARCH_REPEATED in since else Step.REPEAT_SEARCH
+    if Action.OBJECTS_DESTROYED in since:
+        return Step.VERIFY
+    return Step.DESTROY if Action.CONTROL_PASSED in since else Step.CONTROL
+
+
+def repeat_search_at(status: RecordStatus, after: float) -> datetime:
+    """When the search of a Destroyed key is repeated; `after` in seconds."""
+    return datetime.fromisoformat(status["evidence"]["destroyedAt"]) + timedelta(seconds=after)
+
+
+def started(
+    root_key: Object,
+    record: Object,
+    admitted: Mapping[str, Any],
+    *,
+    cluster_uid: str,
+    dependents: Dependents | None,
+    hsm_backup_retention: str,
+) -> Json:
+    """Changes of the record for DestructionStarted: whose wish it was and what it will cost."""
+    evidence: Json = {
+        "keyID": record["spec"]["keyID"],
+        "rootKeyName": root_key["metadata"]["name"],
+        "clusterUID": cluster_uid,
+        "origin": root_key["spec"].get("origin") or "Generated",
+        "versions": [
+            {k: v[k] for k in ("version", "checkValue", "mechanism") if k in v}
+            for v in record["status"].get("versions") or ()
+        ],
+        "requestedBy": admitted["by"],
+        "requestedAt": admitted["time"],
+        "hsmBackup": {"retention": hsm_backup_retention or "unknown"},
+        "signed": False,
+    }
+    if dependents is not None:
+        evidence["dependents"] = {
+            "secrets": dependents.secrets,
+            "sealedAtCreate": dependents.secrets - dependents.adopted,
+            "adopted": dependents.adopted,
+            "observedAt": rfc3339(dependents.observed_at),
+        }
+        if dependents.earliest_adoption is not None:
+            evidence["dependents"]["earliestAdoption"] = rfc3339(dependents.earliest_adoption)
+    return {
+        "state": KeyState.PENDING_DESTRUCTION.value,
+        "message": "destruction was asked for and is under way",
+        "evidence": evidence,
+    }
+
+
+def check_found(status: RecordStatus, token: TokenStatus, found: Sequence[KeyRef]) -> None:
+    """The part of the positive control that needs no key: is it the token, and does the ledger know what is on it?
+
+    Raises TokenMismatch, KeyAmbiguous.
+    """
+    check_token(status, token)
+    known = {v["version"] for v in status.get("versions") or ()}
+    if not known and any(t["action"] == Action.GENERATE_STARTED for t in status.get("transitions") or ()):
+        # A generate that was cut short: nobody ever sealed under what it left.
+        known = {1}
+    if unknown := sorted(ref.version for ref in found if ref.version not in known):
+        raise KeyAmbiguous(
+            f"the token holds versions {', '.join(map(str, unknown))} of this key, which the KeyRecord does not know: "
+            "nothing is destroyed. Find out whether the KeyRecord was restored from an older backup; to keep the key, "
+            "remove the RootKey's finalizer"
+        )
+
+
+def check_token(status: RecordStatus, token: TokenStatus) -> None:
+    """Raises TokenMismatch unless the serial number is the recorded one."""
+    expected = (status.get("token") or {}).get("serial")
+    if expected is not None and token.serial != expected:
+        raise TokenMismatch(
+            f"the token has the serial number {token.serial}, the key was made on {expected}: nothing is destroyed; "
+            "connect keyshred to that token again"
+        )
+
+
+def control_passed(token: TokenStatus, found: Sequence[KeyRef], opened: bool, now: datetime) -> Json:
+    """Changes for ControlPassed. `opened`: there were canaries, and they opened; else it raised."""
+    before: Json = {"passed": True, "time": stamp(now), "tokenFound": True}
+    if opened:
+        before["canaryOpened"] = True
+    return {
+        "evidence": {
+            "outcome": (Outcome.PERFORMED if found else Outcome.ABSENCE_OBSERVED).value,
+            "class": "software-logical" if token.software else "hsm-reported",
+            "token": token_fields(token),
+            "startedAt": stamp(now),
+            "controls": {"before": before},
+        }
+    }
+
+
+def objects_destroyed(count: int, resumed: bool) -> tuple[Json, str]:
+    """Changes and detail for ObjectsDestroyed. `resumed`: an earlier attempt may have got that far already."""
+    if resumed:
+        return {}, f"objects destroyed: {count}, after an attempt that was interrupted"
+    return {"evidence": {"objectsDestroyed": count}}, f"objects destroyed: {count}"
+
+
+def destroyed(status: RecordStatus, now: datetime) -> Json:
+    """Changes for Destroyed: everything was looked for again, and nothing was found."""
+    outcome = Outcome(status["evidence"]["outcome"])
+    after: Json = {"passed": True, "time": stamp(now), "keyFound": False, "tokenFound": True}
+    if any(v.get("canary") for v in status.get("versions") or ()):
+        after["canaryOpensUnderAnyKey"] = False
+    what = (
+        "keyshred destroyed this key and found it gone"
+        if outcome is Outcome.PERFORMED
+        else "this key was not on the token any more when its destruction was asked for"
+    )
+    if status["evidence"]["class"] == "software-logical":
+        what += "; the token is software: what is left on its disk and in copies of it is not covered"
+    changes: Json = {
+        "state": KeyState.DESTROYED.value,
+        "message": f"{what} ({UNSIGNED})",
+        "rootKeyUID": "",
+        "evidence": {"destroyedAt": stamp(now), "controls": {"after": after}},
+    }
+    if outcome is Outcome.PERFORMED:
+        changes["versions"] = [dict(v) | {"destroyedAt": stamp(now)} for v in status.get("versions") or ()]
+    return changes
+
+
+def search_repeated(status: RecordStatus, found: int, now: datetime) -> Json:
+    """Changes for SearchRepeated."""
+    changes: Json = {"evidence": {"repeatSearch": {"time": stamp(now), "objectsFound": found}}}
+    if found:
+        changes["message"] = (
+            f"the search after the destruction found this key again ({found} objects): a backup of the token was "
+            "restored, or the token keeps copies. Whoever uses that token can read the Secrets again: destroy the "
+            "objects there"
+        )
+    return changes
+
+
+def token_fields(token: TokenStatus) -> Json:
+    """The token as a record names it."""
+    return {
+        "label": token.label,
+        "serial": token.serial,
+        "manufacturer": token.manufacturer,
+        "model": token.model,
+        "firmware": token.firmware,
+    }

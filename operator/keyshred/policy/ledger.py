@@ -1,0 +1,137 @@
+"""The ledger of one key: the transitions in its KeyRecord, each bound to the one before by its hash.
+
+The hash is SHA-256 over the canonical JSON of the earlier entry: members sorted, no white space, UTF-8. It shows an
+entry that was changed or taken out, not a ledger that was written anew as a whole: that is what signatures are for.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from keyshred.errors import LedgerBroken, Refused
+
+Transition = Mapping[str, Any]
+
+MAX_ENTRIES: Final = 1500
+"""What the KeyRecord's schema lets a ledger hold."""
+_MAX_TEXT: Final = 512
+_ADMITTED_BEFORE: Final = timedelta(seconds=60)
+_SKEW: Final = timedelta(seconds=5)
+"""The webhook's clock may be ahead of the API server's."""
+
+
+class Action(StrEnum):
+    """What a transition says. Those of a step in the HSM are written before it; only the ones marked so, after it."""
+
+    CREATED = "Created"
+    GENERATE_STARTED = "GenerateStarted"
+    GENERATED = "Generated"
+    """After: the key is on the token, its check value and canary are recorded."""
+    ACTIVATED = "Activated"
+    ADOPTED = "Adopted"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    DEACTIVATED = "Deactivated"
+    DELETE_ADMITTED = "DeleteAdmitted"
+    """Written by the webhook, for one UID: without it a deletion keeps the key."""
+    KEPT = "Kept"
+    DESTRUCTION_STARTED = "DestructionStarted"
+    CONTROL_PASSED = "ControlPassed"
+    OBJECTS_DESTROYED = "ObjectsDestroyed"
+    """After: the token said so."""
+    DESTROYED = "Destroyed"
+    """After: nothing is found and no canary opens any more."""
+    SEARCH_REPEATED = "SearchRepeated"
+
+
+_DESTRUCTION: Final = frozenset(
+    {
+        Action.DESTRUCTION_STARTED,
+        Action.CONTROL_PASSED,
+        Action.OBJECTS_DESTROYED,
+        Action.DESTROYED,
+        Action.SEARCH_REPEATED,
+    }
+)
+_ROOM_FOR_DESTRUCTION: Final = 20
+_ROOM_FOR_DELETES: Final = 80
+"""A ledger full of suspensions must still take the end of the key, and one full of deletes that went nowhere too."""
+
+
+def stamp(now: datetime) -> str:
+    """RFC 3339, UTC, microseconds, 'Z'."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def digest(transition: Transition) -> str:
+    """SHA-256 of the entry's canonical JSON, 64 hexadecimal digits."""
+    text = json.dumps(transition, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def append(
+    status: Mapping[str, Any], *, action: str, by: str, now: datetime, root_key_uid: str = "", detail: str = ""
+) -> list[dict[str, Any]]:
+    """The transitions of `status` and one more. Raises LedgerBroken for a broken chain, Refused for a full ledger."""
+    transitions = [dict(t) for t in status.get("transitions") or ()]
+    check_chain(transitions)
+    if len(transitions) >= _capacity(Action(action)):
+        raise Refused(
+            f"the ledger of this key holds {len(transitions)} entries and takes no more {action}: "
+            "create another RootKey and move its Secrets there"
+        )
+    last = transitions[-1] if transitions else None
+    transitions.append(
+        {
+            "seq": last["seq"] + 1 if last else 1,
+            "time": stamp(now),
+            "action": str(action),
+            "by": by[:_MAX_TEXT],
+            "rootKeyUID": root_key_uid,
+            "detail": detail[:_MAX_TEXT],
+            "prevHash": digest(last) if last else "",
+            "signature": "",
+        }
+    )
+    return transitions
+
+
+def _capacity(action: Action) -> int:
+    if action in _DESTRUCTION:
+        return MAX_ENTRIES
+    if action is Action.DELETE_ADMITTED:
+        return MAX_ENTRIES - _ROOM_FOR_DESTRUCTION
+    return MAX_ENTRIES - _ROOM_FOR_DESTRUCTION - _ROOM_FOR_DELETES
+
+
+def check_chain(transitions: Sequence[Transition]) -> None:
+    """Raises LedgerBroken where a number is left out or an entry does not fit the hash in the next."""
+    previous: Transition | None = None
+    for number, transition in enumerate(transitions, start=1):
+        expected = digest(previous) if previous is not None else ""
+        if transition.get("seq") != number or transition.get("prevHash") != expected:
+            raise LedgerBroken(
+                f"transition {number} of this KeyRecord does not follow the one before: somebody changed the ledger. "
+                "Nothing is done with this key: compare with a backup of the KeyRecord"
+            )
+        previous = transition
+
+
+def admitted_delete(status: Mapping[str, Any], root_key_uid: str, deletion_time: datetime) -> Transition | None:
+    """The admitted delete behind this deletionTimestamp; None: whatever set it went past admission.
+
+    Only one from just before counts: a record of a delete that another admission plugin then refused must not turn a
+    later deletion of the CRD into a shred.
+    """
+    # A deletionTimestamp has whole seconds, cut off: the delete itself was up to a second later.
+    latest = deletion_time + timedelta(seconds=1) + _SKEW
+    for transition in reversed(status.get("transitions") or ()):
+        if transition["action"] != Action.DELETE_ADMITTED or transition.get("rootKeyUID") != root_key_uid:
+            continue
+        if deletion_time - _ADMITTED_BEFORE <= datetime.fromisoformat(transition["time"]) <= latest:
+            found: Transition = transition
+            return found
+    return None

@@ -1,0 +1,51 @@
+"""Which Secrets a pod refers to, as the node authorizer has it for kubelets (Kubernetes, pkg/api/v1/pod/util.go)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+Object = Mapping[str, Any]
+
+_CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
+_SECRET_REF_VOLUMES: Final = ("flexVolume", "iscsi", "rbd", "cephfs", "scaleIO", "storageos", "cinder")
+"""Volume sources with a `secretRef` to a Secret of the pod's namespace."""
+
+
+def living(pod: Object, uid: str) -> bool:
+    """Whether this is the pod with that UID, and it has not ended."""
+    phase = (pod.get("status") or {}).get("phase")
+    return pod["metadata"].get("uid") == uid and phase not in ("Succeeded", "Failed")
+
+
+def referred_secrets(pod: Object) -> frozenset[str]:
+    """Names of all Secrets that the pod's spec names."""
+    return frozenset(_references(pod.get("spec") or {}))
+
+
+def _references(spec: Object) -> Iterator[str]:
+    for ref in spec.get("imagePullSecrets") or ():
+        yield from _name(ref)
+    for kind in _CONTAINERS:
+        for container in spec.get(kind) or ():
+            for source in container.get("envFrom") or ():
+                yield from _name(source.get("secretRef"))
+            for variable in container.get("env") or ():
+                yield from _name((variable.get("valueFrom") or {}).get("secretKeyRef"))
+    for volume in spec.get("volumes") or ():
+        yield from _volume(volume)
+
+
+def _volume(volume: Object) -> Iterator[str]:
+    if (secret := volume.get("secret")) and secret.get("secretName"):
+        yield secret["secretName"]
+    for source in (volume.get("projected") or {}).get("sources") or ():
+        yield from _name(source.get("secret"))
+    if (azure := volume.get("azureFile")) and azure.get("secretName"):
+        yield azure["secretName"]
+    yield from _name((volume.get("csi") or {}).get("nodePublishSecretRef"))
+    for kind in _SECRET_REF_VOLUMES:
+        yield from _name((volume.get(kind) or {}).get("secretRef"))
+
+
+def _name(ref: Object | None) -> Iterator[str]:
+    if ref and ref.get("name"):
+        yield ref["name"]
