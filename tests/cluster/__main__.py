@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["build", *names]:
             build.ensure(names or build.CONTROL_PLANE)
-        case ["packages", *names]:
+        case ["packages", *names] if names and set(names) <= packages.COMMANDS.keys():
             packages.ensure(names)
         case ["up"]:
             _up()

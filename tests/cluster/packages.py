@@ -14,7 +14,7 @@ COMMANDS: Final = {"softhsm2": "softhsm2-util", "opensc": "pkcs11-tool"}
 
 
 def ensure(packages: Iterable[str]) -> None:
-    """Installs those whose command is missing. Errors: ClusterError (not root, no apt-get, apt-get failed)."""
+    """Installs those of COMMANDS whose command is missing. Errors: ClusterError (not root, no apt-get, it failed)."""
     missing = [package for package in packages if shutil.which(COMMANDS[package]) is None]
     if not missing:
         return

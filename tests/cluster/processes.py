@@ -56,7 +56,7 @@ class Process:
         # Not subprocess: its objects want to outlive their children, while these outlive even this process.
         pid = os.posix_spawnp(
             command[0],
-            command,
+            list(command),
             os.environ | (env or {}),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -1,0 +1,1 @@
+"""Keys, records, namespace labels and destruction. The only package that imports kopf."""

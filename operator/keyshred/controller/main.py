@@ -1,0 +1,85 @@
+"""`keyshred controller`: one active process that keeps keys, records and namespace labels."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from keyshred.config import SLOW_CALLS, ControllerSettings
+from keyshred.controller.lease import Lease
+from keyshred.controller.parts import BY, Job, Kind, Parts
+from keyshred.controller.queue import WorkQueue
+from keyshred.controller.watch import Watch
+from keyshred.controller.work import Work
+from keyshred.hsm.service import HsmService
+from keyshred.kube.client import Kube
+from keyshred.kube.events import Events
+from keyshred.kube.records import Records
+from keyshred.names import CONTROLLER_LEASE
+from keyshred.observe.process import prepare
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: ControllerSettings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises Conflict where the Lease is lost: the process then has to end."""
+    prepare(settings.log_level)
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: ControllerSettings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)  # until kopf runs, which puts its own in their place
+    async with AsyncExitStack() as stack:
+        kube = await Kube.connect(settings.kubeconfig)
+        stack.push_async_callback(kube.close)
+        slow = settings.hsm_deadline * SLOW_CALLS
+        hsm = HsmService.start(
+            settings.token_uri,
+            refused_pins=Path(settings.refused_pin_file) if settings.refused_pin_file else None,
+            deadline=settings.hsm_deadline,
+            slow_deadline=slow,
+            queue_limit=settings.hsm_queue,
+        )
+        stack.push_async_callback(hsm.close)
+        lease = Lease(
+            kube,
+            settings.namespace,
+            CONTROLLER_LEASE,
+            duration=settings.lease_duration,
+            # A step in the HSM ends before anybody else may take the Lease.
+            margin=slow,
+            clock=loop.time,
+        )
+        await _first(stop.wait(), lease.acquire())
+        if stop.is_set():
+            return
+        stack.push_async_callback(lease.release)
+        work: Work
+
+        async def handle(job: Job) -> None:
+            await work.handle(job)
+
+        queue = WorkQueue[Job](handle)
+        work = Work(
+            Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, lambda job, after: queue.add(job, after))
+        )
+        queue.add(Job(Kind.RESYNC))
+        await _first(stop.wait(), lease.keep(), queue.run(), Watch(queue.add, settings.kubeconfig).run())
+        log.info("stopping")
+
+
+async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Runs all until the first one ends; cancels the others; raises what it raised."""
+    tasks = [asyncio.create_task(c) for c in coroutines]
+    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for task in done:
+        task.result()

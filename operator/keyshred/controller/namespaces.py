@@ -1,0 +1,181 @@
+"""The sealing label, and with it the right to see the namespace's Secrets: given, kept and taken away again."""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from keyshred.controller import dependents
+from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts, utc_now
+from keyshred.errors import Conflict, KeyshredError, NotFound
+from keyshred.kube.client import METADATA_LIST, METADATA_ONLY, Json, own_path, path
+from keyshred.names import (
+    CONTROLLER_SERVICE_ACCOUNT,
+    COUNTER_CLUSTER_ROLE,
+    COUNTER_ROLE_BINDING,
+    KEY_AUTHORIZATIONS,
+    LABEL_MANAGED_BY,
+    LABEL_SEALING,
+    MANAGED_BY,
+    NEVER_SEALED_NAMESPACES,
+    READER_CLUSTER_ROLE,
+    READER_ROLE_BINDING,
+    ROOT_KEYS,
+    WEBHOOK_SERVICE_ACCOUNT,
+    Sealing,
+)
+from keyshred.policy import coverage
+from keyshred.policy.authorizations import Policy
+from keyshred.policy.resources import Authorization, RootKey
+
+log = logging.getLogger(__name__)
+
+_RBAC: Final = {"group": "rbac.authorization.k8s.io", "version": "v1"}
+_ROLES: Final = {
+    READER_ROLE_BINDING: (READER_CLUSTER_ROLE, WEBHOOK_SERVICE_ACCOUNT),
+    COUNTER_ROLE_BINDING: (COUNTER_CLUSTER_ROLE, CONTROLLER_SERVICE_ACCOUNT),
+}
+
+Bindings = dict[tuple[str, str], Json]
+"""RoleBindings of ours by namespace and name."""
+
+
+async def read_policy(parts: Parts) -> Policy:
+    """RootKeys, KeyAuthorizations and namespaces as they are now (consistent lists)."""
+    keys = [RootKey.parse(o) async for o in parts.kube.list_all(own_path(ROOT_KEYS))]
+    authorizations = [Authorization.parse(o) async for o in parts.kube.list_all(own_path(KEY_AUTHORIZATIONS))]
+    listed = parts.kube.list_all(path("namespaces"), accept=METADATA_LIST)
+    return Policy(
+        own_namespace=parts.settings.namespace,
+        root_keys={k.name: k for k in keys},
+        authorizations=tuple(authorizations),
+        namespaces={
+            o["metadata"]["name"]: o["metadata"].get("labels") or {}
+            async for o in listed
+            # In one that is going nothing can be created any more, and all that is ours goes with it.
+            if not o["metadata"].get("deletionTimestamp")
+        },
+    )
+
+
+class Namespaces:
+    """Reconciles the label and the RoleBindings of every namespace that is selected or labelled, and no other."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._retained_since: dict[str, float] = {}
+
+    async def reconcile(self) -> None:
+        """One pass over all of them. What fails in one does not keep the others."""
+        policy, now = await read_policy(self._parts), utc_now()
+        await self._stamp(policy)
+        bindings = await self._bindings()
+        changed, failed = False, None
+        for name, labels in policy.namespaces.items():
+            if name in NEVER_SEALED_NAMESPACES or name == self._parts.settings.namespace:
+                continue
+            try:
+                changed |= await self._one(name, labels.get(LABEL_SEALING), policy, bindings)
+            except NotFound:
+                pass  # it went meanwhile
+            except KeyshredError as error:
+                log.warning("namespace %s: %s", name, error)
+                failed = error
+        if changed:
+            self._parts.enqueue(Job(Kind.COUNT), COUNT_SOON)
+        if (expiry := coverage.next_expiry(policy.authorizations, now)) is not None:
+            self._parts.enqueue(Job(Kind.NAMESPACES), (expiry - now).total_seconds())
+            self._parts.enqueue(Job(Kind.COUNT), (expiry - now).total_seconds() + COUNT_SOON)
+        if failed is not None:
+            raise failed
+
+    async def _one(self, name: str, label: str | None, policy: Policy, bindings: Bindings) -> bool:
+        wanted = coverage.wanted_label(policy, name, policy.namespaces[name], utc_now())
+        if wanted is None and label is None:
+            await self._unbind(name, bindings)
+            return False
+        # First, so that there is no moment in which a sealed Secret cannot be read by those who may, or be counted.
+        await self._bind(name, bindings)
+        if wanted is not None:
+            self._retained_since.pop(name, None)
+            if label != wanted:
+                await self._label(name, wanted)
+            return label != wanted
+        if label != Sealing.RETAINED:
+            await self._label(name, Sealing.RETAINED)
+        return await self._let_go(name, bindings) or label != Sealing.RETAINED
+
+    async def _let_go(self, name: str, bindings: Bindings) -> bool:
+        """Takes the label of a retained namespace away once nothing sealed is left; whether it did."""
+        now, settle = asyncio.get_running_loop().time(), self._parts.settings.settle
+        since = self._retained_since.setdefault(name, now)
+        # A webhook or an API server that does not know yet could seal one more Secret, and pods would see it as it is.
+        if (ahead := since + settle - now) > 0:
+            self._parts.enqueue(Job(Kind.NAMESPACES), ahead)
+            return False
+        if await dependents.any_sealed(self._parts.kube, name):
+            return False
+        await self._label(name, None)
+        await self._unbind(name, bindings)
+        del self._retained_since[name]
+        log.info("namespace %s: no longer covered, nothing sealed is left", name)
+        return True
+
+    async def _label(self, name: str, value: Sealing | None) -> None:
+        await self._parts.kube.patch(
+            path("namespaces", name), {"metadata": {"labels": {LABEL_SEALING: value}}}, accept=METADATA_ONLY
+        )
+        log.info("namespace %s: label %s=%s", name, LABEL_SEALING, value or "removed")
+
+    async def _stamp(self, policy: Policy) -> None:
+        """A KeyAuthorization that came before its RootKey gets the key ID now, once and for ever."""
+        for authorization in policy.authorizations:
+            key = policy.root_keys.get(authorization.root_key_name)
+            if authorization.key_id is None and not authorization.deleting and key and key.key_id and not key.deleting:
+                await self._parts.kube.patch(
+                    own_path(KEY_AUTHORIZATIONS, authorization.name),
+                    {"spec": {"rootKeyRef": {"keyID": str(key.key_id)}}},
+                )
+
+    # --- RoleBindings ---------------------------------------------------------------------------------------------
+
+    async def _bindings(self) -> Bindings:
+        listed = self._parts.kube.list_all(path("rolebindings", **_RBAC), selector=f"{LABEL_MANAGED_BY}={MANAGED_BY}")
+        return {
+            (o["metadata"]["namespace"], o["metadata"]["name"]): o
+            async for o in listed
+            if o["metadata"]["name"] in _ROLES
+        }
+
+    async def _bind(self, namespace: str, bindings: Bindings) -> None:
+        for name in _ROLES:
+            wanted = self._binding(namespace, name)
+            there = bindings.get((namespace, name))
+            if there is not None and all(there.get(k) == wanted[k] for k in ("roleRef", "subjects")):
+                continue
+            if there is not None:
+                await self._parts.kube.delete(self._binding_path(namespace, name))  # roleRef cannot be changed
+            try:
+                await self._parts.kube.create(self._binding_path(namespace), wanted)
+            except Conflict:
+                # One without our label, which the list therefore did not show: it is ours by its name.
+                await self._parts.kube.delete(self._binding_path(namespace, name))
+                await self._parts.kube.create(self._binding_path(namespace), wanted)
+            bindings[namespace, name] = wanted
+
+    async def _unbind(self, namespace: str, bindings: Bindings) -> None:
+        for name in _ROLES:
+            if bindings.pop((namespace, name), None) is not None:
+                await self._parts.kube.delete(self._binding_path(namespace, name))
+
+    def _binding(self, namespace: str, name: str) -> dict[str, Any]:
+        role, account = _ROLES[name]
+        return {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name, "namespace": namespace, "labels": {LABEL_MANAGED_BY: MANAGED_BY}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": self._parts.settings.namespace}],
+        }
+
+    def _binding_path(self, namespace: str, name: str = "") -> str:
+        return path("rolebindings", name, namespace=namespace, **_RBAC)

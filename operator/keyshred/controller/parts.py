@@ -1,0 +1,71 @@
+"""What every reconciler works with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from keyshred.config import ControllerSettings
+from keyshred.controller.lease import Lease
+from keyshred.hsm.service import HsmService
+from keyshred.kube.client import Json, Kube
+from keyshred.kube.events import Events
+from keyshred.kube.records import Records
+from keyshred.policy.lifecycle import Dependents
+
+BY: Final = "keyshred-controller"
+"""Who did it, in the ledger and in Events."""
+COUNT_SOON: Final = 0.5
+"""Seconds: several changes at once are counted once, and a new RoleBinding has reached the API server's authorizer."""
+
+
+class Kind(StrEnum):
+    """What a job is about."""
+
+    RESYNC = "Resync"
+    """Everything there is, at start and every now and then."""
+    ROOT_KEYS = "RootKeys"
+    """All of them."""
+    ROOT_KEY = "RootKey"
+    RECORD = "KeyRecord"
+    NAMESPACES = "Namespaces"
+    """Labels and RoleBindings of all namespaces, and the stamps of KeyAuthorizations."""
+    COUNT = "Count"
+    """Secrets of all sealing namespaces, for the status of every KeyAuthorization and RootKey."""
+
+
+class Job(NamedTuple):
+    """A key of the work queue."""
+
+    kind: Kind
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".rstrip()
+
+
+@dataclass(slots=True)
+class Parts:
+    """The world outside, and what the last count found."""
+
+    settings: ControllerSettings
+    kube: Kube
+    hsm: HsmService
+    records: Records
+    events: Events
+    lease: Lease
+    enqueue: Callable[[Job, float], None]
+    """Job and seconds from now."""
+    dependents: dict[UUID, Dependents] = field(default_factory=dict)
+
+
+def utc_now() -> datetime:
+    """The clock that states and records go by."""
+    return datetime.now(UTC)
+
+
+def key_id_of(record: Json) -> UUID:
+    """The key ID that a KeyRecord is named by."""
+    return UUID(record["metadata"]["name"])

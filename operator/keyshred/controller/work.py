@@ -1,0 +1,97 @@
+"""Which job is whose, and the resync."""
+
+import contextlib
+from uuid import UUID
+
+from keyshred.controller.authorizations import Authorizations
+from keyshred.controller.namespaces import Namespaces
+from keyshred.controller.parts import Job, Kind, Parts
+from keyshred.controller.rootkeys import RootKeys
+from keyshred.errors import NotFound
+from keyshred.kube.client import Json, own_path
+from keyshred.names import KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.policy import destruction
+from keyshred.policy.destruction import Step
+
+
+class Work:
+    """What the queue calls."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._root_keys = RootKeys(parts)
+        self._namespaces = Namespaces(parts)
+        self._authorizations = Authorizations(parts)
+
+    async def handle(self, job: Job) -> None:
+        """One job; raises what went wrong."""
+        match job.kind:
+            case Kind.ROOT_KEY:
+                await self._root_keys.reconcile(job.name)
+            case Kind.RECORD:
+                await self._record(UUID(job.name))
+            case Kind.NAMESPACES:
+                with contextlib.suppress(NotFound):  # a CRD is away: it brings its own events when it is back
+                    await self._namespaces.reconcile()
+            case Kind.COUNT:
+                with contextlib.suppress(NotFound):
+                    await self._authorizations.count()
+            case Kind.ROOT_KEYS:
+                await self._all_root_keys()
+            case Kind.RESYNC:
+                await self._resync()
+
+    async def _all_root_keys(self) -> list[Json]:
+        objects = []
+        with contextlib.suppress(NotFound):
+            async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
+                self._parts.enqueue(Job(Kind.ROOT_KEY, obj["metadata"]["name"]), 0)
+                objects.append(obj)
+        return objects
+
+    async def _resync(self) -> None:
+        self._parts.enqueue(Job(Kind.RESYNC), self._parts.settings.resync)
+        with contextlib.suppress(NotFound):
+            # Before the RootKeys: whoever holds a key in this list and is not in the later one is gone for good.
+            records = [r async for r in self._parts.kube.list_all(own_path(KEY_RECORDS))]
+            root_keys = await self._all_root_keys()
+            uids = {o["metadata"]["uid"] for o in root_keys}
+            key_ids = {o["spec"].get("keyID") for o in root_keys}
+            for record in records:
+                if self._needs_a_look(record, uids, key_ids):
+                    self._parts.enqueue(Job(Kind.RECORD, record["metadata"]["name"]), 0)
+        self._parts.enqueue(Job(Kind.NAMESPACES), 0)
+        self._parts.enqueue(Job(Kind.COUNT), 0)
+
+    def _needs_a_look(self, record: Json, uids: set[str], key_ids: set[str | None]) -> bool:
+        status = record.get("status") or {}
+        match destruction.next_step(status):
+            case Step.DONE:
+                return False
+            case Step.REPEAT_SEARCH:
+                return True
+            case Step.START:
+                return bool(status.get("rootKeyUID")) and status["rootKeyUID"] not in uids
+            case _:
+                # With a RootKey that waits for it, its own job goes on with the destruction.
+                return record["metadata"]["name"] not in key_ids
+
+    async def _record(self, key_id: UUID) -> None:
+        record = await self._parts.records.get(key_id)
+        if record is None:
+            return
+        if record["status"]["state"] == KeyState.DESTROYED:
+            await self._root_keys.destruction.repeat_search(record)
+        elif record["status"]["state"] == KeyState.PENDING_DESTRUCTION:
+            await self._root_keys.destruction.advance(record)
+        elif not await self._is_held(record):
+            await self._root_keys.destruction.orphaned(record)
+
+    async def _is_held(self, record: Json) -> bool:
+        uid = record["status"].get("rootKeyUID")
+        if not uid:
+            return True
+        async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
+            if obj["metadata"]["uid"] == uid:
+                return True
+        return False

@@ -1,0 +1,139 @@
+"""keyshred itself on a control plane: its resources installed, its processes on this machine, with their own rights."""
+
+import base64
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.cluster import ports
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.paths import REPOSITORY
+from tests.cluster.processes import Process
+from tests.cluster.softhsm import SoftHsm
+
+_MANIFESTS: Final = Path(__file__).parent / "install"
+_NAMESPACE: Final = "keyshred"
+
+
+class Keyshred:
+    """One installation: `up` brings everything, `webhooks` and `controller` can be stopped and started one by one."""
+
+    def __init__(
+        self,
+        cluster: ControlPlane,
+        token: SoftHsm,
+        *,
+        webhook_flags: Sequence[str] = (),
+        controller_flags: Sequence[str] = (),
+    ) -> None:
+        self.cluster = cluster
+        self.token = token
+        self.webhook_flags = tuple(webhook_flags)
+        self.controller_flags = tuple(controller_flags)
+        self.port = ports.free()
+        self.webhook = Process("webhook", cluster.directory)
+        self.controller = Process("controller", cluster.directory)
+        self._serving = cluster.authority.issue(
+            "webhook", "keyshred-webhook", hosts=["127.0.0.1", "keyshred-webhook.keyshred.svc"]
+        )
+
+    @property
+    def url(self) -> str:
+        """Where the webhook listens."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def up(self) -> None:
+        """Installs and starts; returns when the webhook is ready. Errors: ClusterError."""
+        self.install_crds()
+        self.cluster.kubectl.apply(*manifests("rbac.yaml"))
+        self.start_webhook()
+        self.cluster.kubectl.apply(*(self._by_url(m) for m in manifests("webhooks.yaml")))
+        self.start_controller()
+
+    def install_crds(self) -> None:
+        """Applies the CRDs; returns when the API server serves them."""
+        crds = str(REPOSITORY / "crds")
+        self.cluster.kubectl.run("apply", "--server-side", "-f", crds)
+        self.cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+
+    def down(self) -> None:
+        """Stops the processes; what they made stays."""
+        self.controller.stop()
+        self.webhook.stop()
+
+    def start_webhook(self, timeout: float = 60) -> None:
+        """Starts the webhook's parent and its workers; returns when it is ready.
+
+        Errors: ClusterError, also where it is not ready after `timeout` seconds.
+        """
+        self.webhook.start(
+            self._command(
+                "webhook",
+                f"--tls-cert={self._serving.certificate}",
+                f"--tls-key={self._serving.key}",
+                "--listen=127.0.0.1",
+                f"--port={self.port}",
+                *self.webhook_flags,
+            ),
+            env=self._env(),
+        )
+        self.webhook.wait_until(self.is_ready, timeout)
+
+    def start_controller(self, env: dict[str, str] | None = None) -> None:
+        """Starts the controller."""
+        self.controller.start(self._command("controller", *self.controller_flags), env=self._env() | (env or {}))
+
+    def is_ready(self) -> bool:
+        """Whether one of the workers says that it is ready."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", context=self.tls(), timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # HTTPError is one
+            return False
+
+    def unseal(
+        self, namespace: str, name: str, token: str, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """The unseal call: status, body, headers."""
+        request = urllib.request.Request(
+            f"{self.url}/v1/namespaces/{namespace}/secrets/{name}/unseal",
+            method="POST",
+            headers={"Authorization": f"Bearer {token}"} | (headers or {}),
+        )
+        try:
+            with urllib.request.urlopen(request, context=self.tls(), timeout=10) as answer:
+                return answer.status, answer.read(), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read(), dict(error.headers)
+
+    def tls(self) -> ssl.SSLContext:
+        """What a client trusts: the cluster's authority."""
+        return ssl.create_default_context(cafile=str(self.cluster.authority.certificate))
+
+    def _command(self, name: str, *flags: str) -> list[str]:
+        kubeconfig = self.cluster.service_account_kubeconfig(_NAMESPACE, f"keyshred-{name}")
+        common = [f"--token-uri={self.token.uri}", f"--kubeconfig={kubeconfig}", f"--namespace={_NAMESPACE}"]
+        return [sys.executable, "-m", "keyshred", name, *common, *flags]
+
+    def _env(self) -> dict[str, str]:
+        return self.token.env | {"PYTHONPATH": str(REPOSITORY / "operator")}
+
+    def _by_url(self, manifest: Any) -> Any:
+        """Without nodes there are no Services: the API server calls this machine."""
+        authority = base64.b64encode(self.cluster.authority.certificate.read_bytes()).decode()
+        for webhook in manifest["webhooks"]:
+            path = webhook["clientConfig"]["service"]["path"]
+            webhook["clientConfig"] = {"url": f"{self.url}{path}", "caBundle": authority}
+        return manifest
+
+
+def manifests(name: str) -> list[Any]:
+    """The objects of one of the files in `install`."""
+    return list(yaml.safe_load_all((_MANIFESTS / name).read_text()))
