@@ -1,0 +1,55 @@
+"""Entry point of the image: one command per process."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from keyshred import __version__
+from keyshred.config import CommonSettings, ControllerSettings, WebhookSettings, add_arguments, read
+from keyshred.errors import ConfigInvalid, KeyshredError, Malformed
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+"""Settings that cannot work: starting again does not help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns 0, EXIT_FAILED or EXIT_USAGE, with one line on stderr that says why."""
+    flags = vars(_parser().parse_args(argv))
+    command: str = flags.pop("command")
+    try:
+        if command == "webhook":
+            from keyshred.webhook.main import run as run_webhook  # each process loads only what it needs
+
+            run_webhook(read(WebhookSettings, flags))
+        else:
+            from keyshred.controller.main import run as run_controller
+
+            run_controller(read(ControllerSettings, flags))
+    except (ConfigInvalid, Malformed) as error:  # Malformed: the token URI
+        print(f"keyshred {command}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyshredError as error:
+        print(f"keyshred {command}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="keyshred", description="HSM-rooted encryption of Kubernetes Secrets, with crypto-shredding."
+    )
+    parser.add_argument("--version", action="version", version=f"keyshred {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    described: tuple[tuple[str, type[CommonSettings], str], ...] = (
+        ("webhook", WebhookSettings, "admission and unsealing; run two or more"),
+        ("controller", ControllerSettings, "keys, records, namespace labels and destruction; one is active"),
+    )
+    for name, settings, text in described:
+        sub = commands.add_parser(name, help=text, description=text)
+        add_arguments(sub, settings)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Admission and unsealing: one aiohttp server in several worker processes. No kopf here."""

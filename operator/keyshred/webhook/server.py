@@ -1,0 +1,109 @@
+"""The HTTP surface: admission, unsealing, health."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from keyshred.config import WebhookSettings
+from keyshred.errors import KeyshredError, Stop
+from keyshred.hsm.service import HsmService
+from keyshred.webhook import review
+from keyshred.webhook.guard import Guard
+from keyshred.webhook.problems import from_error, problem
+from keyshred.webhook.review import Answer, Review
+from keyshred.webhook.secrets import SecretAdmission
+from keyshred.webhook.snapshot import Snapshot
+from keyshred.webhook.tls import check_client
+from keyshred.webhook.unseal import Unsealing
+
+log = logging.getLogger(__name__)
+
+Decide = Callable[[Review], Awaitable[Answer]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the routes lead to."""
+
+    snapshot: Snapshot
+    hsm: HsmService
+    secrets: SecretAdmission
+    guard: Guard
+    unsealing: Unsealing
+
+
+def application(settings: WebhookSettings, parts: Parts) -> web.Application:
+    """The routes of one worker."""
+    app = web.Application(client_max_size=settings.max_body, middlewares=[_problems])
+    for route, decide in (
+        ("secrets", parts.secrets.admit),
+        ("rootkeys", parts.guard.stamp_root_key),
+        ("rootkeys-delete", parts.guard.admit_delete),
+        ("keyauthorizations", parts.guard.stamp_authorization),
+    ):
+        app.router.add_post(f"/admission/{route}", _admission(settings, decide))
+    app.router.add_post("/v1/namespaces/{namespace}/secrets/{name}/unseal", parts.unsealing.handle)
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", _readyz(parts))
+    return app
+
+
+def _admission(settings: WebhookSettings, decide: Decide) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        check_client(request, settings)
+        asked = review.read(await request.read())
+        try:
+            body = review.allowed(asked.uid, await decide(asked))
+        except KeyshredError as error:
+            if isinstance(error, Stop):
+                log.error("%s of %s/%s: %s", asked.operation, asked.namespace, asked.name, error)
+            body = review.denied(asked.uid, error)
+        except Exception as error:
+            # The type and the place alone: a message, or a traceback's locals, could hold a value.
+            log.error("%s of %s/%s failed: %s", asked.operation, asked.namespace, asked.name, _where(error))
+            body = review.denied(asked.uid, Stop("keyshred failed to decide; nothing was stored"))
+        return web.Response(body=body, content_type="application/json")
+
+    return handle
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    return type(error).__name__ + place
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except KeyshredError as error:
+        return from_error(error)
+    except web.HTTPException as error:
+        # aiohttp's own refusals: no such path, method, a body that is too large.
+        return problem(error.status, "http", error.reason, {k: v for k, v in error.headers.items() if k == "Allow"})
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception as error:
+        log.error("%s %s failed: %s", request.method, request.path, _where(error))
+        return problem(500, "internal-error", "keyshred failed to answer")
+
+
+async def _livez(request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _readyz(parts: Parts) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        """Ready means: what the next request needs was just tried, policy and token both."""
+        await parts.snapshot.policy()
+        await parts.hsm.ready()
+        return web.Response(text="ok\n")
+
+    return handle

@@ -1,0 +1,171 @@
+"""The policy that decides, and how old it may be."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+from uuid import UUID
+
+from keyshred.errors import KeyshredError, Malformed, PolicyNotFresh
+from keyshred.kube.client import Json, Kube, own_path, path
+from keyshred.kube.collection import Collection
+from keyshred.names import KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.policy.authorizations import Policy
+from keyshred.policy.resources import Authorization, RootKey
+from keyshred.policy.selectors import Labels
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_IDLE: Final = 5.0
+"""Seconds without a request after which the policy is no longer confirmed in the background."""
+
+
+def utc_now() -> datetime:
+    """The clock that activation and expiry are held against."""
+    return datetime.now(UTC)
+
+
+def _keep(
+    parsed: dict[str, T], name: str, obj: Json | None, parse: Callable[[Json], T], unreadable: set[tuple[object, str]]
+) -> None:
+    """Parses what came. What cannot be read makes the whole policy unusable: skipping it could store plaintext."""
+    unreadable.discard((parse, name))
+    parsed.pop(name, None)
+    if obj is None:
+        return
+    try:
+        parsed[name] = parse(obj)
+    except Malformed:
+        log.exception("%s: not readable; nothing is decided until it is", name)
+        unreadable.add((parse, name))
+
+
+class Snapshot:
+    """Watches what decides, and confirms it by consistent lists while there is traffic.
+
+    A watch alone may stall for a minute unnoticed; so RootKeys and KeyAuthorizations are listed (metadata only) every
+    `confirm_every` seconds while requests come, and no policy confirmed more than `max_age` seconds ago decides.
+    """
+
+    def __init__(self, kube: Kube, own_namespace: str, *, max_age: float, confirm_every: float) -> None:
+        self._own_namespace = own_namespace
+        self._max_age = max_age
+        self._confirm_every = confirm_every
+        self._root_keys: dict[str, RootKey] = {}
+        self._authorizations: dict[str, Authorization] = {}
+        self._namespaces: dict[str, Labels] = {}
+        self._records: dict[UUID, KeyState] = {}
+        self._root_key_objects = Collection(kube, own_path(ROOT_KEYS), self._root_key_changed)
+        self._authorization_objects = Collection(kube, own_path(KEY_AUTHORIZATIONS), self._authorization_changed)
+        self._namespace_objects = Collection(kube, path("namespaces"), self._namespace_changed)
+        self._record_objects = Collection(kube, own_path(KEY_RECORDS), self._record_changed)
+        self._unreadable: set[tuple[object, str]] = set()
+        self._policy: Policy | None = None
+        self._confirmed_at = float("-inf")
+        self._used_at = float("-inf")
+        self._used = asyncio.Event()
+        self._confirming: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Watches and confirms until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for collection in self._collections():
+                tasks.create_task(collection.run())
+            tasks.create_task(self._confirm_under_traffic())
+
+    @property
+    def synced(self) -> bool:
+        """Every collection was listed at least once, exists, and can be read."""
+        return not self._unreadable and all(c.synced for c in self._collections())
+
+    @property
+    def age(self) -> float:
+        """Seconds since the start of the list that confirmed the policy last; infinite before the first."""
+        return asyncio.get_running_loop().time() - self._confirmed_at
+
+    async def policy(self) -> Policy:
+        """The policy, confirmed at most `max_age` seconds ago. Raises PolicyNotFresh."""
+        self._used_at = asyncio.get_running_loop().time()
+        self._used.set()
+        if not self.synced or self.age > self._max_age:
+            await self.confirm()
+        return self.current()
+
+    def current(self) -> Policy:
+        """The policy, without waiting. Raises PolicyNotFresh where it is not confirmed recently enough."""
+        if not self.synced:
+            raise PolicyNotFresh("keyshred has not read its policy yet: try again")
+        if self.age > self._max_age:
+            raise PolicyNotFresh("keyshred cannot confirm its policy with the API server: try again")
+        if self._policy is None:
+            self._policy = Policy(
+                own_namespace=self._own_namespace,
+                root_keys=dict(self._root_keys),
+                authorizations=tuple(self._authorizations.values()),
+                namespaces=self._namespaces,
+                records=self._records,
+            )
+        return self._policy
+
+    async def confirm(self) -> None:
+        """One consistent list for all who wait. Raises PolicyNotFresh."""
+        if self._confirming is None:
+            self._confirming = asyncio.create_task(self._confirm())
+            self._confirming.add_done_callback(self._confirm_done)
+        await asyncio.shield(self._confirming)
+
+    def _confirm_done(self, task: "asyncio.Task[None]") -> None:
+        self._confirming = None
+        if not task.cancelled():
+            task.exception()  # waiters get it; without any, it was logged
+
+    async def _confirm(self) -> None:
+        started = asyncio.get_running_loop().time()
+        try:
+            # Longer than the policy may be old, an answer proves nothing any more.
+            async with asyncio.timeout(self._max_age):
+                await asyncio.gather(self._root_key_objects.confirm(), self._authorization_objects.confirm())
+        except (KeyshredError, TimeoutError) as error:
+            log.warning("policy not confirmed: %s", error or type(error).__name__)
+            raise PolicyNotFresh("keyshred cannot confirm its policy with the API server: try again") from error
+        self._confirmed_at = started
+
+    async def _confirm_under_traffic(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if loop.time() - self._used_at > _IDLE:
+                self._used.clear()
+                await self._used.wait()
+            if self.age > self._confirm_every / 2:
+                with contextlib.suppress(PolicyNotFresh):  # each request finds out for itself
+                    await self.confirm()
+            await asyncio.sleep(self._confirm_every)
+
+    def _collections(self) -> tuple[Collection, ...]:
+        return (self._root_key_objects, self._authorization_objects, self._namespace_objects, self._record_objects)
+
+    def _root_key_changed(self, name: str) -> None:
+        self._policy = None
+        _keep(self._root_keys, name, self._root_key_objects.objects.get(name), RootKey.parse, self._unreadable)
+
+    def _authorization_changed(self, name: str) -> None:
+        self._policy = None
+        obj = self._authorization_objects.objects.get(name)
+        _keep(self._authorizations, name, obj, Authorization.parse, self._unreadable)
+
+    def _namespace_changed(self, name: str) -> None:
+        obj = self._namespace_objects.objects.get(name)
+        if obj is None:
+            self._namespaces.pop(name, None)
+        else:
+            self._namespaces[name] = obj["metadata"].get("labels") or {}
+
+    def _record_changed(self, name: str) -> None:
+        obj = self._record_objects.objects.get(name) or {}
+        # A record that vanishes does not undo a destruction that was seen.
+        if state := (obj.get("status") or {}).get("state"):
+            self._records[UUID(name)] = KeyState(state)

@@ -1,0 +1,152 @@
+"""The unseal call (design contract, section 5): who asks, may they, open, and say so in the audit."""
+
+import hashlib
+import logging
+from base64 import b64encode
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+
+from keyshred.envelope.context import Context
+from keyshred.envelope.format import Envelope, looks_sealed, parse
+from keyshred.errors import CannotOpen, KeyshredError, KubeUnavailable, NotAllowed, NotFound, Refused
+from keyshred.kube.client import Json, Kube, path
+from keyshred.names import ANNOTATION_ENVELOPE
+from keyshred.observe import audit
+from keyshred.policy.authorizations import Caller, may_unseal
+from keyshred.policy.pods import living, referred_secrets
+from keyshred.policy.resources import SecretMeta
+from keyshred.policy.secrets import decode_data
+from keyshred.webhook.keys import Keys
+from keyshred.webhook.problems import from_error, problem
+from keyshred.webhook.snapshot import Snapshot, utc_now
+from keyshred.webhook.tokens import Identity, Tokens
+
+log = logging.getLogger(__name__)
+
+_NO_KEY = UUID(int=0)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call, as far as it got: what the audit line tells."""
+
+    namespace: str
+    name: str
+    identity: Identity | None = None
+    envelope: Envelope | None = None
+    verdict: str = ""
+
+
+@dataclass(slots=True)
+class Unsealing:
+    """What the unseal call needs."""
+
+    kube: Kube
+    snapshot: Snapshot
+    keys: Keys
+    tokens: Tokens
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """`POST /v1/namespaces/{namespace}/secrets/{name}/unseal`. Every call leaves one audit line."""
+        call = _Call(request.match_info["namespace"], request.match_info["name"])
+        try:
+            response = await self._answer(call, request)
+        except KeyshredError as error:
+            call.verdict = error.verdict if isinstance(error, NotAllowed) else type(error).__name__
+            response = from_error(error)
+        except Exception as error:
+            # The type alone: a message, or a traceback's locals, could hold a value.
+            log.error("unseal failed: %s", type(error).__name__)
+            call.verdict = "InternalError"
+            response = problem(500, "internal-error", "keyshred failed to answer; nothing was given out")
+        _audit(call, response.status)
+        return response
+
+    async def _answer(self, call: _Call, request: web.Request) -> web.Response:
+        _check_names(call)
+        call.identity = identity = await self.tokens.identify(request.headers.get("Authorization", ""))
+        caller = Caller(identity.namespace, identity.name, await self._refers(identity, call))
+        # Before the Secret is read: who has no rights here does not learn what there is.
+        may_unseal(await self.snapshot.policy(), call.namespace, None, None, caller, utc_now())
+        secret = await self._secret(call)
+        meta = SecretMeta.parse(secret)
+        # By name, type and labels, before the envelope is read: nor what is damaged.
+        may_unseal(await self.snapshot.policy(), call.namespace, meta, None, caller, utc_now())
+        data = decode_data(secret)
+        call.envelope = envelope = _envelope(secret, data, call)
+        key_id = envelope.key_id if envelope else None
+        policy = await self.snapshot.policy()
+        may_unseal(policy, call.namespace, meta, key_id, caller, utc_now())
+        etag = _etag(secret, key_id)
+        if etag in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers={"ETag": etag, "Cache-Control": "no-store"})
+        if envelope is not None:
+            keys = await self.keys.unlock(envelope, policy.root_key(envelope.key_id))
+            data = {k: keys.open(k, v) for k, v in data.items()}
+            # The token may have taken its time: what it opened is given out only if the policy still allows it.
+            may_unseal(self.snapshot.current(), call.namespace, meta, key_id, caller, utc_now())
+        body = orjson.dumps({"data": {k: b64encode(v).decode() for k, v in data.items()}})
+        return web.Response(
+            body=body, content_type="application/json", headers={"ETag": etag, "Cache-Control": "no-store"}
+        )
+
+    async def _refers(self, identity: Identity, call: _Call) -> bool:
+        if not identity.pod_name or identity.namespace != call.namespace:
+            return False
+        try:
+            pod = await self.kube.get(path("pods", identity.pod_name, namespace=identity.namespace))
+        except (NotFound, Refused):
+            # Refused: no RoleBinding of ours there, so it is no sealing namespace.
+            return False
+        return living(pod, identity.pod_uid) and call.name in referred_secrets(pod)
+
+    async def _secret(self, call: _Call) -> Json:
+        try:
+            return await self.kube.get(path("secrets", call.name, namespace=call.namespace))
+        except NotFound:
+            raise NotFound(f"there is no Secret {call.namespace}/{call.name}") from None
+        except Refused as error:
+            raise KubeUnavailable("keyshred may not read Secrets in this namespace yet: try again") from error
+
+
+def _check_names(call: _Call) -> None:
+    Context(_NO_KEY, call.namespace, call.name)  # raises Malformed for what is no Kubernetes name
+
+
+def _envelope(secret: Json, data: dict[str, bytes], call: _Call) -> Envelope | None:
+    """The envelope of a sealed Secret, None of an unsealed one. Raises MalformedEnvelope or CannotOpen for else."""
+    text = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_ENVELOPE)
+    if text is None:
+        if any(map(looks_sealed, data.values())):
+            raise CannotOpen
+        return None
+    envelope = parse(text)
+    if (envelope.namespace, envelope.name) != (call.namespace, call.name):
+        raise CannotOpen
+    return envelope
+
+
+def _etag(secret: Json, key_id: UUID | None) -> str:
+    """Of key ID and stored ciphertext; a hash, so that it tells nothing of an unsealed value either."""
+    annotation = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_ENVELOPE, "")
+    stored = orjson.dumps([str(key_id), annotation, secret.get("data") or {}], option=orjson.OPT_SORT_KEYS)
+    return f'"{hashlib.sha256(stored).hexdigest()}"'
+
+
+def _audit(call: _Call, status: int) -> None:
+    identity, envelope = call.identity, call.envelope
+    audit.write(
+        "unseal",
+        status=status,
+        verdict=call.verdict or "Allowed",
+        namespace=call.namespace[:253],
+        secret=call.name[:253],
+        serviceAccount=f"{identity.namespace}/{identity.name}" if identity else None,
+        pod=identity.pod_name if identity else None,
+        podUID=identity.pod_uid if identity else None,
+        keyID=str(envelope.key_id) if envelope else None,
+        keyVersion=envelope.key_version if envelope else None,
+    )

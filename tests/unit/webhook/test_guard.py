@@ -1,0 +1,181 @@
+"""Admission of RootKeys and KeyAuthorizations."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from keyshred.errors import Malformed, PolicyNotFresh, Refused
+from keyshred.kube.client import own_path
+from keyshred.kube.records import Records
+from keyshred.names import FINALIZER, KEY_RECORDS, KeyState
+from keyshred.webhook.guard import GARBAGE_COLLECTOR, Guard
+from keyshred.webhook.review import ALLOW, Review
+from tests.unit.fakes import KEY_A, KEY_B, FakeKube, FixedSnapshot, authorization, policy, root_key
+
+Json = dict[str, Any]
+RECORDS = own_path(KEY_RECORDS)
+
+
+def guard(*objects: Json, kube: FakeKube | None = None, **more: Any) -> Guard:
+    return Guard(FixedSnapshot(policy(*objects, **more)).snapshot, Records((kube or FakeKube(RECORDS)).kube))
+
+
+def review(operation: str, new: Json | None, old: Json | None = None, **fields: Any) -> Review:
+    user, dry_run = fields.get("user", "key-admin"), fields.get("dry_run", False)
+    return Review("1", operation, "", "", user, dry_run, new, old)
+
+
+def added(patch: Any) -> dict[str, Any]:
+    return {operation["path"]: operation["value"] for operation in patch}
+
+
+# --- RootKeys
+
+
+@pytest.mark.parametrize("obj", [{"metadata": {}}, {"metadata": {}, "spec": {}}, {"metadata": {}, "spec": None}])
+async def test_a_new_root_key_gets_its_key_id_and_finalizer(obj: Json) -> None:
+    answers = [await guard().stamp_root_key(review("CREATE", obj)) for _ in range(2)]
+    stamps = [added(a.patch) for a in answers]
+    assert all(s["/metadata/finalizers"] == [FINALIZER] for s in stamps)
+    assert uuid.UUID(stamps[0]["/spec/keyID"]).version == 4
+    assert stamps[0]["/spec/keyID"] != stamps[1]["/spec/keyID"]
+    if not obj.get("spec"):
+        paths = [operation["path"] for operation in answers[0].patch]
+        assert obj.get("spec") == {} or paths.index("/spec") < paths.index("/spec/keyID")
+
+
+async def test_other_finalizers_stay() -> None:
+    answer = await guard().stamp_root_key(review("CREATE", {"metadata": {"finalizers": ["x"]}}))
+    assert added(answer.patch)["/metadata/finalizers"] == ["x", FINALIZER]
+
+
+@pytest.mark.parametrize("origin", [None, "Generated", "Imported"])
+async def test_a_given_key_id_needs_adopted(origin: str | None) -> None:
+    obj = root_key() | {"spec": {"keyID": str(KEY_A)} | ({"origin": origin} if origin else {})}
+    with pytest.raises(Refused, match="origin: Adopted"):
+        await guard().stamp_root_key(review("CREATE", obj))
+
+
+async def test_adopting_a_free_key_id() -> None:
+    answer = await guard().stamp_root_key(review("CREATE", root_key(origin="Adopted")))
+    assert "/spec/keyID" not in added(answer.patch)
+
+
+async def test_one_root_key_per_key_id() -> None:
+    with pytest.raises(Refused, match="held by RootKey rk"):
+        await guard(root_key()).stamp_root_key(review("CREATE", root_key("rk2", origin="Adopted")))
+
+
+async def test_a_destroyed_key_id_is_never_used_again() -> None:
+    with pytest.raises(Refused, match="is destroyed"):
+        await guard(records={KEY_A: KeyState.DESTROYED}).stamp_root_key(review("CREATE", root_key(origin="Adopted")))
+
+
+@pytest.mark.parametrize("given", ["x", 5, ["x"]])
+async def test_a_key_id_that_is_none(given: Any) -> None:
+    with pytest.raises(Malformed, match="no UUID"):
+        await guard().stamp_root_key(review("CREATE", {"metadata": {}, "spec": {"keyID": given, "origin": "Adopted"}}))
+
+
+async def test_an_update_puts_back_what_a_replace_dropped() -> None:
+    answer = await guard().stamp_root_key(review("UPDATE", {"metadata": {}, "spec": {}}, root_key()))
+    assert added(answer.patch) == {"/spec/keyID": str(KEY_A), "/metadata/finalizers": [FINALIZER]}
+
+
+async def test_a_finalizer_comes_off_while_the_object_is_deleted() -> None:
+    obj = root_key(deleting=True)
+    assert (await guard().stamp_root_key(review("UPDATE", obj, obj))).patch == []
+
+
+@pytest.mark.parametrize("obj", [None, {}, {"metadata": None}])
+async def test_no_object(obj: Json | None) -> None:
+    with pytest.raises(Malformed):
+        await guard().stamp_root_key(review("CREATE", obj))
+    with pytest.raises(Malformed):
+        await guard().stamp_authorization(review("CREATE", obj))
+
+
+# --- KeyAuthorizations
+
+PATH = "/spec/rootKeyRef/keyID"
+
+
+@pytest.mark.parametrize(
+    ("objects", "new", "old", "expected"),
+    [
+        ([root_key()], authorization(key_id=None), None, {PATH: str(KEY_A)}),
+        ([], authorization(key_id=None), None, {}),
+        ([root_key(key_id=None)], authorization(key_id=None), None, {}),
+        ([root_key(deleting=True)], authorization(key_id=None), None, {}),
+        ([root_key()], authorization(), None, {}),
+        ([], authorization(), None, {}),
+        # What it was stamped with stays, whatever the name means by now.
+        ([root_key(key_id=KEY_B)], authorization(key_id=None), authorization(), {PATH: str(KEY_A)}),
+        ([root_key(key_id=KEY_B)], authorization(), authorization(), {}),
+        ([root_key()], authorization(), authorization(key_id=None), {}),
+    ],
+)
+async def test_stamping(objects: list[Json], new: Json, old: Json | None, expected: Json) -> None:
+    answer = await guard(*objects).stamp_authorization(review("UPDATE" if old else "CREATE", new, old))
+    assert added(answer.patch) == expected
+
+
+@pytest.mark.parametrize("old", [None, authorization(key_id=None)])
+async def test_the_key_id_of_another_root_key_is_refused(old: Json | None) -> None:
+    forged = authorization(key_id=KEY_B)
+    with pytest.raises(Refused, match="leave keyID out"):
+        await guard(root_key(), root_key("rk2", KEY_B)).stamp_authorization(
+            review("UPDATE" if old else "CREATE", forged, old)
+        )
+
+
+# --- deletes
+
+
+async def test_an_admitted_delete_is_recorded_once_and_warned_of() -> None:
+    kube = FakeKube(RECORDS)
+    obj = root_key()
+    obj["status"]["dependents"] = {"secrets": 3, "namespaces": 2, "observedAt": "2026-01-01T00:00:00Z"}
+    answer = await guard(obj, kube=kube).admit_delete(review("DELETE", None, obj))
+    assert "3 Secrets in 2 namespaces (counted at 2026-01-01T00:00:00Z)" in answer.warnings[0]
+    transitions = kube.objects[RECORDS][str(KEY_A)]["status"]["transitions"]
+    assert [(t["action"], t["by"], t["rootKeyUID"]) for t in transitions] == [
+        ("Created", "key-admin", ""),
+        ("DeleteAdmitted", "key-admin", "uid-rk"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operation", "old", "fields"),
+    [
+        ("DELETE", root_key(), {"dry_run": True}),
+        ("DELETE", root_key(deleting=True), {}),
+        ("DELETE", root_key(key_id=None), {}),
+        ("UPDATE", root_key(), {}),
+        ("DELETE", None, {}),
+    ],
+)
+async def test_what_is_not_recorded(operation: str, old: Json | None, fields: dict[str, Any]) -> None:
+    kube = FakeKube(RECORDS)
+    answer = await guard(kube=kube).admit_delete(review(operation, None, old, **fields))
+    assert kube.created == []
+    assert bool(answer.warnings) is fields.get("dry_run", False)
+
+
+async def test_the_garbage_collector_destroys_nothing() -> None:
+    kube = FakeKube(RECORDS)
+    with pytest.raises(Refused, match="never by garbage collection"):
+        await guard(kube=kube).admit_delete(review("DELETE", None, root_key(), user=GARBAGE_COLLECTOR))
+    assert kube.created == []
+
+
+async def test_without_the_record_there_is_no_delete() -> None:
+    kube = FakeKube(RECORDS)
+    kube.errors[f"{RECORDS}/{KEY_A}"] = PolicyNotFresh("any error")
+    with pytest.raises(PolicyNotFresh):
+        await guard(kube=kube).admit_delete(review("DELETE", None, root_key()))
+
+
+def test_allow_is_empty() -> None:
+    assert (ALLOW.patch, ALLOW.warnings) == ((), ())

@@ -1,0 +1,232 @@
+"""What cannot be confirmed, or cannot be read, decides nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from keyshred.errors import KubeUnavailable, NotFound, PolicyNotFresh
+from keyshred.kube.client import own_path, path
+from keyshred.names import KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.webhook.snapshot import Snapshot
+from tests.unit.fakes import KEY_A, NOW, SEALING, FakeKube, Json, authorization, root_key, settle
+
+RKS, KAS, KRS, NAMESPACES = own_path(ROOT_KEYS), own_path(KEY_AUTHORIZATIONS), own_path(KEY_RECORDS), path("namespaces")
+SHORT = 0.2
+"""Seconds until a list that hangs is given up."""
+
+
+def put(kube: FakeKube, url: str, obj: Json, *, notify: bool = False) -> None:
+    fields = {k: v for k, v in obj.items() if k != "metadata"}
+    kube.put(url, obj["metadata"]["name"], notify=notify, metadata=obj["metadata"], **fields)
+
+
+@pytest.fixture
+def kube() -> Iterator[FakeKube]:
+    fake = FakeKube(RKS, KAS, KRS, NAMESPACES)
+    put(fake, RKS, root_key())
+    put(fake, KAS, authorization())
+    put(fake, NAMESPACES, {"metadata": {"name": "ns", "labels": SEALING}})
+    yield fake
+
+
+@contextlib.asynccontextmanager
+async def running(kube: FakeKube, max_age: float = 60, confirm_every: float = 60) -> AsyncIterator[Snapshot]:
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=max_age, confirm_every=confirm_every)
+    task = asyncio.create_task(snapshot.run())
+    await settle()
+    try:
+        yield snapshot
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def age(snapshot: Snapshot) -> None:
+    """As if the last confirmation were long ago."""
+    snapshot._confirmed_at = float("-inf")
+
+
+async def test_a_policy(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        policy = await snapshot.policy()
+        assert list(policy.root_keys) == ["rk"]
+        assert [a.name for a in policy.authorizations] == ["ka"]
+        assert policy.namespaces == {"ns": SEALING}
+        assert policy.own_namespace == "keyshred"
+
+
+async def test_before_the_first_list(kube: FakeKube) -> None:
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=1, confirm_every=0.5)
+    with pytest.raises(PolicyNotFresh):
+        snapshot.current()
+    with pytest.raises(PolicyNotFresh):  # namespaces and records were never listed
+        await snapshot.policy()
+
+
+async def test_a_stale_watch_never_decides(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        await snapshot.policy()
+        kube.remove(KAS, "ka", notify=False)
+        put(kube, RKS, root_key(deleting=True))
+        age(snapshot)
+        policy = await snapshot.policy()
+        assert policy.authorizations == ()
+        assert policy.state(KEY_A, NOW) is KeyState.PENDING_DESTRUCTION
+
+
+async def test_a_list_that_hangs(kube: FakeKube) -> None:
+    async with running(kube, max_age=SHORT) as snapshot:
+        await snapshot.policy()
+        kube.hang = asyncio.Event()
+        age(snapshot)
+        with pytest.raises(PolicyNotFresh):
+            await snapshot.policy()
+        with pytest.raises(PolicyNotFresh):
+            snapshot.current()
+        kube.hang.set()
+        await snapshot.policy()
+
+
+async def test_an_answer_that_comes_too_late_confirms_nothing(kube: FakeKube) -> None:
+    async with running(kube, max_age=SHORT) as snapshot:
+        await snapshot.policy()
+        kube.hang = asyncio.Event()
+        age(snapshot)
+        asking = asyncio.create_task(snapshot.policy())
+        await asyncio.sleep(SHORT * 2)
+        kube.hang.set()
+        with pytest.raises(PolicyNotFresh):
+            await asking
+
+
+async def test_the_age_counts_from_before_the_list(kube: FakeKube) -> None:
+    """What was changed while the answer was under way is not in it."""
+    async with running(kube) as snapshot:
+        kube.hang = asyncio.Event()
+        asking = asyncio.create_task(snapshot.confirm())
+        await settle()
+        begun = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.001)
+        kube.hang.set()
+        await asking
+        assert snapshot._confirmed_at <= begun
+
+
+@pytest.mark.parametrize("error", [KubeUnavailable("away"), NotFound("no such resource")])
+@pytest.mark.parametrize("url", [RKS, KAS])
+async def test_a_list_that_fails(kube: FakeKube, url: str, error: Exception) -> None:
+    async with running(kube) as snapshot:
+        await snapshot.policy()
+        kube.errors[url] = error
+        age(snapshot)
+        with pytest.raises(PolicyNotFresh):
+            await snapshot.policy()
+
+
+@pytest.mark.parametrize("url", [RKS, KAS, KRS, NAMESPACES])
+async def test_a_resource_that_vanishes(kube: FakeKube, url: str) -> None:
+    """The CRD was deleted: what it held last must not go on deciding."""
+    async with running(kube) as snapshot:
+        await snapshot.policy()
+        kube.errors[url] = NotFound("no such resource")
+        kube.events[url].put_nowait(NotFound("no such resource"))
+        await settle()
+        with pytest.raises(PolicyNotFresh):
+            await snapshot.policy()
+        with pytest.raises(PolicyNotFresh):
+            snapshot.current()
+
+
+@pytest.mark.parametrize(
+    ("url", "broken", "mended"),
+    [
+        (KAS, authorization("bad", root_key=""), authorization("bad")),
+        (RKS, root_key("bad", state="Sleeping"), root_key("bad")),
+    ],
+)
+async def test_what_cannot_be_read_stops_every_decision(
+    kube: FakeKube, url: str, broken: Json, mended: Json, caplog: pytest.LogCaptureFixture
+) -> None:
+    if url == KAS:
+        broken["spec"]["rootKeyRef"] = {}
+    async with running(kube) as snapshot:
+        await snapshot.policy()
+        put(kube, url, broken, notify=True)
+        await settle()
+        with pytest.raises(PolicyNotFresh):
+            await snapshot.policy()
+        assert "bad: not readable" in caplog.text
+        put(kube, url, mended, notify=True)
+        await settle()
+        await snapshot.policy()
+        put(kube, url, broken, notify=True)
+        await settle()
+        kube.remove(url, "bad")
+        await settle()
+        await snapshot.policy()
+
+
+async def test_waiting_requests_share_one_list(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        kube.calls.clear()
+        await asyncio.gather(*(snapshot.confirm() for _ in range(50)))
+        assert sorted(kube.calls) == sorted([RKS, KAS])
+
+
+async def test_a_request_that_is_given_up_takes_no_list_from_the_others(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        kube.hang = asyncio.Event()
+        first, second = asyncio.create_task(snapshot.confirm()), asyncio.create_task(snapshot.confirm())
+        await settle()
+        first.cancel()
+        await settle()
+        kube.hang.set()
+        await second
+
+
+async def test_a_destruction_that_was_seen_stays_seen(kube: FakeKube) -> None:
+    record = {"metadata": {"name": str(KEY_A)}, "status": {"state": "Destroyed"}}
+    put(kube, KRS, record)
+    async with running(kube) as snapshot:
+        assert (await snapshot.policy()).state(KEY_A, NOW) is KeyState.DESTROYED
+        kube.remove(KRS, str(KEY_A))
+        await settle()
+        assert (await snapshot.policy()).state(KEY_A, NOW) is KeyState.DESTROYED
+
+
+@pytest.mark.parametrize("status", [{}, {"status": None}, {"status": {}}])
+async def test_a_record_without_a_state(kube: FakeKube, status: Json) -> None:
+    put(kube, KRS, {"metadata": {"name": str(KEY_A)}} | status)
+    async with running(kube) as snapshot:
+        assert (await snapshot.policy()).records == {}
+
+
+async def test_namespaces_follow_the_watch(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        put(kube, NAMESPACES, {"metadata": {"name": "new", "labels": SEALING}}, notify=True)
+        put(kube, NAMESPACES, {"metadata": {"name": "bare"}}, notify=True)
+        kube.remove(NAMESPACES, "ns")
+        await settle()
+        assert (await snapshot.policy()).namespaces == {"new": SEALING, "bare": {}}
+
+
+async def test_no_traffic_no_lists(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyshred.webhook.snapshot._IDLE", 0.0)
+    async with running(kube, confirm_every=0.001) as snapshot:
+        await snapshot.policy()
+        while snapshot._used.is_set():
+            await asyncio.sleep(0.001)
+        before = len(kube.calls)
+        await asyncio.sleep(0.02)
+        assert len(kube.calls) == before
+
+
+async def test_traffic_keeps_it_confirmed(kube: FakeKube) -> None:
+    async with running(kube, confirm_every=0.001) as snapshot:
+        await snapshot.policy()
+        before = len(kube.calls)
+        while len(kube.calls) < before + 6:
+            await asyncio.sleep(0.001)
