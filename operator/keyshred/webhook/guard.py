@@ -92,7 +92,7 @@ class Guard:
             )
         dependents = (obj.get("status") or {}).get("dependents") or {}
         secrets, namespaces = dependents.get("secrets", 0), dependents.get("namespaces", 0)
-        counted = f" (counted at {dependents['observedAt']})" if dependents.get("observedAt") else ""
+        counted = f" (as of {dependents['observedAt']})" if dependents.get("observedAt") else " (not counted yet)"
         return Answer(
             warnings=(
                 f"keyshred: RootKey {meta['name']}: {secrets} Secrets in {namespaces} namespaces{counted} "

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_FIRST_LISTS: Final = 5.0
+"""Seconds that requests wait for the first lists after the start; an API server waits 10 s for a webhook."""
+_POLL: Final = 0.05
 _IDLE: Final = 5.0
 """Seconds without a request after which the policy is no longer confirmed in the background."""
 
@@ -51,10 +54,19 @@ class Snapshot:
     `confirm_every` seconds while requests come, and no policy confirmed more than `max_age` seconds ago decides.
     """
 
-    def __init__(self, kube: Kube, own_namespace: str, *, max_age: float, confirm_every: float) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        own_namespace: str,
+        *,
+        max_age: float,
+        confirm_every: float,
+        first_lists: float = _FIRST_LISTS,
+    ) -> None:
         self._own_namespace = own_namespace
         self._max_age = max_age
         self._confirm_every = confirm_every
+        self._first_lists_within = first_lists
         self._root_keys: dict[str, RootKey] = {}
         self._authorizations: dict[str, Authorization] = {}
         self._namespaces: dict[str, Labels] = {}
@@ -64,6 +76,7 @@ class Snapshot:
         self._namespace_objects = Collection(kube, path("namespaces"), self._namespace_changed)
         self._record_objects = Collection(kube, own_path(KEY_RECORDS), self._record_changed)
         self._unreadable: set[tuple[object, str]] = set()
+        self._starting = True
         self._policy: Policy | None = None
         self._confirmed_at = float("-inf")
         self._used_at = float("-inf")
@@ -91,9 +104,19 @@ class Snapshot:
         """The policy, confirmed at most `max_age` seconds ago. Raises PolicyNotFresh."""
         self._used_at = asyncio.get_running_loop().time()
         self._used.set()
+        if self._starting:
+            await self._first_lists()
         if not self.synced or self.age > self._max_age:
             await self.confirm()
         return self.current()
+
+    async def _first_lists(self) -> None:
+        """Lets requests wait while this worker starts: another one may have said already that all is ready."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._first_lists_within):
+                while not self.synced:
+                    await asyncio.sleep(_POLL)
+        self._starting = False
 
     def current(self) -> Policy:
         """The policy, without waiting. Raises PolicyNotFresh where it is not confirmed recently enough."""

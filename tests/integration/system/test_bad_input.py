@@ -94,7 +94,8 @@ def test_old_tls_is_refused(keyshred: Keyshred) -> None:
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     # Without this, Python's own floor would refuse and prove nothing about the server's.
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.raises(urllib.error.URLError, match="PROTOCOL_VERSION"):
+    # The server's alert, or its end of the connection where that was faster.
+    with pytest.raises(urllib.error.URLError, match=r"PROTOCOL_VERSION|UNEXPECTED_EOF"):
         urllib.request.urlopen(f"{keyshred.url}/livez", context=context, timeout=10)
 
 

@@ -68,8 +68,10 @@ def test_a_new_key_of_the_same_name_opens_and_grants_nothing(tenant: Tenant) -> 
     tenant.kubectl.run("wait", "--for=condition=Ready", f"rootkey/{tenant.name}", "--timeout=30s")
     assert tenant.key_id != first
     assert tenant.ask("database")[0] == 410
-    ready = tenant.kubectl("get", "keyauthorization", tenant.name)["status"]["conditions"]
-    assert {c["reason"] for c in ready if c["type"] == "Ready"} == {"RootKeyNotFound"}
+    tenant.kubectl.run(
+        *("wait", '--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=RootKeyNotFound'),
+        *(f"keyauthorization/{tenant.name}", "--timeout=30s"),
+    )
     done = tenant.kubectl.run(
         "create", "secret", "generic", "second", f"--namespace={tenant.name}", "--from-literal=a=b", check=False
     )

@@ -138,7 +138,7 @@ async def test_an_admitted_delete_is_recorded_once_and_warned_of() -> None:
     obj = root_key()
     obj["status"]["dependents"] = {"secrets": 3, "namespaces": 2, "observedAt": "2026-01-01T00:00:00Z"}
     answer = await guard(obj, kube=kube).admit_delete(review("DELETE", None, obj))
-    assert "3 Secrets in 2 namespaces (counted at 2026-01-01T00:00:00Z)" in answer.warnings[0]
+    assert "3 Secrets in 2 namespaces (as of 2026-01-01T00:00:00Z)" in answer.warnings[0]
     transitions = kube.objects[RECORDS][str(KEY_A)]["status"]["transitions"]
     assert [(t["action"], t["by"], t["rootKeyUID"]) for t in transitions] == [
         ("Created", "key-admin", ""),

@@ -59,11 +59,23 @@ async def test_a_policy(kube: FakeKube) -> None:
 
 
 async def test_before_the_first_list(kube: FakeKube) -> None:
-    snapshot = Snapshot(kube.kube, "keyshred", max_age=1, confirm_every=0.5)
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=1, confirm_every=0.5, first_lists=SHORT)
     with pytest.raises(PolicyNotFresh):
         snapshot.current()
     with pytest.raises(PolicyNotFresh):  # namespaces and records were never listed
         await snapshot.policy()
+
+
+async def test_requests_wait_for_the_first_lists(kube: FakeKube) -> None:
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=60, confirm_every=60)
+    asked = asyncio.create_task(snapshot.policy())
+    await settle()
+    assert not asked.done()
+    running = asyncio.create_task(snapshot.run())
+    assert list((await asked).root_keys) == ["rk"]
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 async def test_a_stale_watch_never_decides(kube: FakeKube) -> None:
