@@ -21,6 +21,12 @@ def option(help_text: str, default: Any = MISSING, *, positive: bool = False) ->
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
+HSM_DEADLINE: Final = 3.0
+HSM_QUEUE: Final = 256
+SLOW_CALLS: Final = 2.0
+"""Making or destroying a key may take this many times the deadline of other calls of the token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonSettings:
     """What every process that talks to a token and to an API server needs."""
@@ -30,14 +36,18 @@ class CommonSettings:
         "e.g. 'pkcs11:token=keyshred?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/etc/keyshred/pin'"
     )
     hsm_deadline: float = option(
-        "seconds that one call of the token may take, waiting in the queue included", 3.0, positive=True
+        "seconds that a call of the token may take, waiting in the queue included; twice that to make or destroy a key",
+        HSM_DEADLINE,
+        positive=True,
     )
     refused_pin_file: str = option(
         "file, shared by the processes with this PIN and outliving them, that remembers a refused PIN; "
-        "empty: only the process itself remembers",
+        "empty: a webhook's workers remember together, a controller by itself, until they end",
         "",
     )
-    hsm_queue: int = option("calls that may wait for the token before further ones are turned away", 256, positive=True)
+    hsm_queue: int = option(
+        "calls that may wait for the token before further ones are turned away", HSM_QUEUE, positive=True
+    )
     kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
     namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
     log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
@@ -74,7 +84,9 @@ class WebhookSettings(CommonSettings):
         "seconds between consistent lists that confirm the policy under traffic", 0.4, positive=True
     )
     token_review_ttl: float = option("seconds that a TokenReview's answer is kept, at most 10", 10.0)
-    compare_misses: int = option("values that differ which one user may have compared in an hour", 10)
+    compare_misses: int = option(
+        "wrong guesses per hour, user, Secret and worker after which values are sealed fresh instead of compared", 10
+    )
 
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
@@ -89,10 +101,6 @@ class WebhookSettings(CommonSettings):
             raise ConfigInvalid("--policy-confirm-every must be less than --policy-max-age")
         if self.client_name and not self.client_ca:
             raise ConfigInvalid("--client-name needs --client-ca")
-
-
-SLOW_CALLS: Final = 2.0
-"""The controller gives generate and destroy this many times the deadline of other calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +123,9 @@ class ControllerSettings(CommonSettings):
                 f"--lease-duration must be at least {2 * SLOW_CALLS:.0f} times --hsm-deadline: a step in the HSM has "
                 "to end before anybody else may take the Lease"
             )
+
+
+_KINDS: Final[Mapping[Any, str]] = {int: "whole number", float: "number", str: "text"}
 
 
 def _flag(name: str) -> str:
@@ -155,7 +166,7 @@ def read(cls: type[S], flags: Mapping[str, str], environ: Mapping[str, str] = os
         try:
             values[f.name] = convert(raw)
         except ValueError:
-            raise ConfigInvalid(f"--{_flag(f.name)}: {raw!r} is not a valid {convert.__name__}") from None
+            raise ConfigInvalid(f"--{_flag(f.name)}: {raw!r} is not a {_KINDS[convert]}") from None
     if missing:
         raise ConfigInvalid(f"missing: {', '.join(missing)}")
     settings = cls(**values)

@@ -22,8 +22,6 @@ ANNOTATION_ENVELOPE: Final = f"{GROUP}/envelope"
 """On a Secret: the envelope (docs/envelope-format.md)."""
 LABEL_SEALING: Final = f"{GROUP}/sealing"
 """On a Namespace: `enabled` or `retained`; what the webhook configurations select on."""
-ANNOTATION_HELD: Final = f"{GROUP}/held"
-"""On a Namespace: names of Secrets that stay unsealed until no native reader is left."""
 ANNOTATION_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 FINALIZER: Final = f"{GROUP}/destruction"
@@ -81,7 +79,6 @@ class Condition(StrEnum):
 
     READY = "Ready"
     KEY_MATERIAL_PRESENT = "KeyMaterialPresent"
-    REWRAPPING = "Rewrapping"
     SEALING = "Sealing"
 
 
@@ -90,8 +87,6 @@ class Reason(StrEnum):
 
     # RootKey
     KEY_ACTIVE = "KeyActive"
-    KEY_GENERATED = "KeyGenerated"
-    KEY_ADOPTED = "KeyAdopted"
     KEY_PRESENT = "KeyPresent"
     KEY_MISSING = "KeyMissing"
     KEY_SUSPENDED = "KeySuspended"

@@ -1,13 +1,16 @@
 """One kube-apiserver on loopback, with RBAC and the admission plugins that are on by default."""
 
+import json
 import ssl
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from tests.cluster import paths
 from tests.cluster.pki import Authority, Pair
 
+WEBHOOK_CLIENT: Final = "kube-apiserver-webhooks"
 SERVICE_ACCOUNT_ISSUER: Final = "https://kubernetes.default.svc"
 _HOSTS: Final = ("127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
 
@@ -34,8 +37,37 @@ def command(port: int, etcd_url: str, authority: Authority, flags: Sequence[str]
         f"--service-account-key-file={token_key}",
         f"--service-account-signing-key-file={token_key}",
         "--profiling=false",
+        f"--admission-control-config-file={_admission_configuration(authority)}",
         *flags,
     ]
+
+
+def webhook_client(authority: Authority) -> Pair:
+    """What it shows to admission webhooks, so that they can tell it from others."""
+    return authority.issue(WEBHOOK_CLIENT, WEBHOOK_CLIENT)
+
+
+def _admission_configuration(authority: Authority) -> Path:
+    """Files beside the certificates: by default an API server shows a webhook none."""
+    pair = webhook_client(authority)
+    kubeconfig = pair.certificate.with_name("webhooks.kubeconfig")
+    user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
+    kubeconfig.write_text(
+        json.dumps({"apiVersion": "v1", "kind": "Config", "users": [{"name": "*", "user": user}]})  # for every webhook
+    )
+    plugin = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": str(kubeconfig),
+    }
+    plugins = [
+        {"name": name, "configuration": plugin} for name in ("MutatingAdmissionWebhook", "ValidatingAdmissionWebhook")
+    ]
+    configuration = kubeconfig.with_name("admission.json")
+    configuration.write_text(
+        json.dumps({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": plugins})
+    )
+    return configuration
 
 
 def url(port: int) -> str:

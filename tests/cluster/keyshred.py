@@ -12,8 +12,10 @@ from typing import Any, Final
 import yaml
 
 from tests.cluster import ports
+from tests.cluster.apiserver import WEBHOOK_CLIENT
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.paths import REPOSITORY
+from tests.cluster.pki import Pair
 from tests.cluster.processes import Process
 from tests.cluster.softhsm import SoftHsm
 
@@ -77,6 +79,8 @@ class Keyshred:
                 "webhook",
                 f"--tls-cert={self._serving.certificate}",
                 f"--tls-key={self._serving.key}",
+                f"--client-ca={self.cluster.authority.certificate}",
+                f"--client-name={WEBHOOK_CLIENT}",
                 "--listen=127.0.0.1",
                 f"--port={self.port}",
                 *self.webhook_flags,
@@ -113,9 +117,12 @@ class Keyshred:
             with error:
                 return error.code, error.read(), dict(error.headers)
 
-    def tls(self) -> ssl.SSLContext:
-        """What a client trusts: the cluster's authority."""
-        return ssl.create_default_context(cafile=str(self.cluster.authority.certificate))
+    def tls(self, client: Pair | None = None) -> ssl.SSLContext:
+        """What a client trusts: the cluster's authority; and the certificate that it shows, if any."""
+        context = ssl.create_default_context(cafile=str(self.cluster.authority.certificate))
+        if client is not None:
+            context.load_cert_chain(client.certificate, client.key)
+        return context
 
     def _command(self, name: str, *flags: str) -> list[str]:
         kubeconfig = self.cluster.service_account_kubeconfig(_NAMESPACE, f"keyshred-{name}")

@@ -93,4 +93,4 @@ def test_a_certificate_that_is_not_there(capsys: pytest.CaptureFixture[str], mon
     # It would take the logging of the whole test run over.
     monkeypatch.setattr("keyshred.webhook.main.prepare", lambda level: None)
     assert main(WEBHOOK) == 2
-    assert "serving certificate c" in capsys.readouterr().err
+    assert "--tls-cert c: No such file" in capsys.readouterr().err

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Final
 from uuid import UUID
 
-from keyshred.controller.parts import utc_now
 from keyshred.envelope.format import Envelope, parse
 from keyshred.errors import MalformedEnvelope
 from keyshred.kube.client import METADATA_LIST, Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE, LABEL_KEY_ID, LABEL_SEALING, NEVER_SEALED_TYPES
 from keyshred.policy.lifecycle import Dependents, Tally
 from keyshred.policy.resources import SecretMeta
+from keyshred.times import utc_now
 
 _OTHER: Final = "(other)"
 

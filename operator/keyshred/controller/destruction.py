@@ -13,7 +13,7 @@ from keyshred.controller import dependents
 from keyshred.controller import status as statuses
 from keyshred.controller.faults import faultpoint
 from keyshred.controller.material import Materials
-from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, utc_now
+from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, root_key_by_uid
 from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
 from keyshred.errors import Conflict, KeyshredError, KubeUnavailable, NotFound, Refused, TokenBroken
@@ -26,6 +26,7 @@ from keyshred.policy.conditions import reason_of
 from keyshred.policy.destruction import Step
 from keyshred.policy.ledger import Action
 from keyshred.policy.resources import RootKey
+from keyshred.times import utc_now
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +92,11 @@ class Destruction:
         holder = status.get("rootKeyUID")
         if holder == obj["metadata"]["uid"]:
             return True
-        if holder:
-            async for other in self._parts.kube.list_all(own_path(ROOT_KEYS)):
-                if other["metadata"]["uid"] == holder:
-                    return False
-        # Never adopted: what is on the token was not looked at, so there is nothing to compare it with.
-        return bool(obj["spec"].get("origin") != "Adopted")
+        if holder and await root_key_by_uid(self._parts.kube, holder) is not None:
+            return False
+        # Nobody's, and it has material: an earlier RootKey made it, and it was kept. Only one that took it over by
+        # origin Adopted, and so holds it, may end it; this one may have come from a backup of that earlier one.
+        return bool(obj["spec"].get("origin") != "Adopted") and not lifecycle.has_material(status)
 
     # --- the key is kept ------------------------------------------------------------------------------------------
 
@@ -105,14 +105,7 @@ class Destruction:
         if status.get("rootKeyUID") in ("", None, uid):
             ours = [t for t in status["transitions"] if t.get("rootKeyUID") == uid]
             if not ours or ours[-1]["action"] != Action.KEPT:
-                await self._parts.records.write(
-                    record,
-                    action=Action.KEPT,
-                    by=BY,
-                    root_key_uid=uid,
-                    detail=why,
-                    changes={"message": why, "rootKeyUID": ""},
-                )
+                await self._write_kept(record, uid, why)
                 faultpoint("after-Kept")
         await self._parts.events.post(obj, Reason.KEY_KEPT, why, warning=True)
 
@@ -128,15 +121,14 @@ class Destruction:
 
     async def orphaned(self, record: Json) -> None:
         """The RootKey that held this key is gone without its finalizer having been asked: writes Kept."""
-        await self._parts.records.write(
-            record,
-            action=Action.KEPT,
-            by=BY,
-            root_key_uid=record["status"]["rootKeyUID"],
-            detail=_KEPT,
-            changes={"message": _KEPT, "rootKeyUID": ""},
-        )
+        await self._write_kept(record, record["status"]["rootKeyUID"], _KEPT)
         await self._parts.events.post(record, Reason.KEY_KEPT, _KEPT, warning=True)
+
+    async def _write_kept(self, record: Json, uid: str, why: str) -> None:
+        changes = {"message": why, "rootKeyUID": ""}
+        await self._parts.records.write(
+            record, action=Action.KEPT, by=BY, root_key_uid=uid, detail=why, changes=changes
+        )
 
     # --- the key is destroyed -------------------------------------------------------------------------------------
 

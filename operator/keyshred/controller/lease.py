@@ -8,12 +8,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from keyshred.errors import Conflict, KeyshredError, NotFound, Retry
 from keyshred.kube.client import Json, Kube, path
-from keyshred.policy.ledger import stamp
+from keyshred.times import stamp, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Lease:
     async def _try(self) -> bool:
         # From before the calls: the others count from when they see the new version, which is later.
         started = self._clock()
-        now = stamp(datetime.now(UTC))
+        now = stamp(utc_now())
         try:
             lease = await self._kube.get(self._path(self._name))
         except NotFound:

@@ -10,7 +10,7 @@ from typing import Any
 
 from keyshred.config import SLOW_CALLS, ControllerSettings
 from keyshred.controller.lease import Lease
-from keyshred.controller.parts import BY, Job, Kind, Parts
+from keyshred.controller.parts import BY, Job, Parts
 from keyshred.controller.queue import WorkQueue
 from keyshred.controller.watch import Watch
 from keyshred.controller.work import Work
@@ -34,7 +34,7 @@ async def _run(settings: ControllerSettings) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)  # until kopf runs, which puts its own in their place
+        loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         kube = await Kube.connect(settings.kubeconfig)
         stack.push_async_callback(kube.close)
@@ -66,11 +66,9 @@ async def _run(settings: ControllerSettings) -> None:
             await work.handle(job)
 
         queue = WorkQueue[Job](handle)
-        work = Work(
-            Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, lambda job, after: queue.add(job, after))
-        )
-        queue.add(Job(Kind.RESYNC))
-        await _first(stop.wait(), lease.keep(), queue.run(), Watch(queue.add, settings.kubeconfig).run())
+        watch = Watch(kube, queue.add, settings.kubeconfig)
+        work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, queue.add), watch)
+        await _first(stop.wait(), lease.keep(), queue.run(), watch.run())
         log.info("stopping")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 
 from keyshred.controller.faults import faultpoint
-from keyshred.controller.parts import BY, Parts, key_id_of, utc_now
+from keyshred.controller.parts import BY, Parts, key_id_of
 from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
 from keyshred.envelope.seal import new_dek
@@ -12,10 +12,11 @@ from keyshred.errors import CannotOpen, KeyAmbiguous, KeyMissing, TokenMismatch
 from keyshred.hsm.interface import KeyRef, TokenStatus
 from keyshred.kube.client import Json
 from keyshred.names import Reason
-from keyshred.policy.conditions import Status, rfc3339
+from keyshred.policy.conditions import Status
 from keyshred.policy.destruction import token_fields
 from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import Material, has_material
+from keyshred.times import rfc3339, utc_now
 
 _GENERATED, _ADOPTED = "Generated", "Adopted"
 

@@ -5,7 +5,7 @@ import logging
 from typing import Any, Final
 
 from keyshred.controller import dependents
-from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts, utc_now
+from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts
 from keyshred.errors import Conflict, KeyshredError, NotFound
 from keyshred.kube.client import METADATA_LIST, METADATA_ONLY, Json, own_path, path
 from keyshred.names import (
@@ -16,7 +16,6 @@ from keyshred.names import (
     LABEL_MANAGED_BY,
     LABEL_SEALING,
     MANAGED_BY,
-    NEVER_SEALED_NAMESPACES,
     READER_CLUSTER_ROLE,
     READER_ROLE_BINDING,
     ROOT_KEYS,
@@ -26,6 +25,7 @@ from keyshred.names import (
 from keyshred.policy import coverage
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.resources import Authorization, RootKey
+from keyshred.times import utc_now
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Namespaces:
         bindings = await self._bindings()
         changed, failed = False, None
         for name, labels in policy.namespaces.items():
-            if name in NEVER_SEALED_NAMESPACES or name == self._parts.settings.namespace:
+            if policy.never_seals(name):
                 continue
             try:
                 changed |= await self._one(name, labels.get(LABEL_SEALING), policy, bindings)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -10,9 +9,10 @@ from uuid import UUID
 from keyshred.config import ControllerSettings
 from keyshred.controller.lease import Lease
 from keyshred.hsm.service import HsmService
-from keyshred.kube.client import Json, Kube
+from keyshred.kube.client import Json, Kube, own_path
 from keyshred.kube.events import Events
 from keyshred.kube.records import Records
+from keyshred.names import ROOT_KEYS
 from keyshred.policy.lifecycle import Dependents
 
 BY: Final = "keyshred-controller"
@@ -32,6 +32,8 @@ class Kind(StrEnum):
     RECORD = "KeyRecord"
     NAMESPACES = "Namespaces"
     """Labels and RoleBindings of all namespaces, and the stamps of KeyAuthorizations."""
+    WATCH = "Watch"
+    """The watch, anew: CRDs came back."""
     COUNT = "Count"
     """Secrets of all sealing namespaces, for the status of every KeyAuthorization and RootKey."""
 
@@ -61,11 +63,14 @@ class Parts:
     dependents: dict[UUID, Dependents] = field(default_factory=dict)
 
 
-def utc_now() -> datetime:
-    """The clock that states and records go by."""
-    return datetime.now(UTC)
-
-
 def key_id_of(record: Json) -> UUID:
     """The key ID that a KeyRecord is named by."""
     return UUID(record["metadata"]["name"])
+
+
+async def root_key_by_uid(kube: Kube, uid: str) -> Json | None:
+    """The RootKey with this UID, whatever its name; None: there is none (a consistent list)."""
+    async for obj in kube.list_all(own_path(ROOT_KEYS)):
+        if obj["metadata"]["uid"] == uid:
+            return obj
+    return None

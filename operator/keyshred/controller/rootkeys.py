@@ -6,7 +6,7 @@ from uuid import UUID
 from keyshred.controller import status as statuses
 from keyshred.controller.destruction import Destruction
 from keyshred.controller.material import Materials
-from keyshred.controller.parts import BY, COUNT_SOON, Job, Kind, Parts, utc_now
+from keyshred.controller.parts import BY, COUNT_SOON, Job, Kind, Parts, root_key_by_uid
 from keyshred.errors import (
     Conflict,
     Deny,
@@ -24,6 +24,7 @@ from keyshred.policy import ledger, lifecycle
 from keyshred.policy.conditions import Condition, Status, reason_of
 from keyshred.policy.lifecycle import Material
 from keyshred.policy.resources import RootKey
+from keyshred.times import utc_now
 
 
 class RootKeys:
@@ -117,11 +118,9 @@ class RootKeys:
         holder = status.get("rootKeyUID")
         if holder == key.uid:
             return None
-        if holder:
-            async for other in self._parts.kube.list_all(own_path(ROOT_KEYS)):
-                if other["metadata"]["uid"] == holder:
-                    named = other["metadata"]["name"]
-                    return Reason.KEY_ID_IN_USE, f"the RootKey {named} holds the key with this key ID: delete this one"
+        if holder and (other := await root_key_by_uid(self._parts.kube, holder)) is not None:
+            named = other["metadata"]["name"]
+            return Reason.KEY_ID_IN_USE, f"the RootKey {named} holds the key with this key ID: delete this one"
         if obj["spec"].get("origin") != "Adopted" and lifecycle.has_material(status):
             return (
                 Reason.KEY_ID_IN_USE,

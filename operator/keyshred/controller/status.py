@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from keyshred import names
-from keyshred.controller.parts import utc_now
 from keyshred.kube.client import Json, Kube, own_path
 from keyshred.kube.events import Events
 from keyshred.names import Reason
 from keyshred.policy import conditions
 from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.merge import difference
+from keyshred.times import utc_now
 
 _WANTED: Final = frozenset(
     {

@@ -5,8 +5,9 @@ from uuid import UUID
 
 from keyshred.controller.authorizations import Authorizations
 from keyshred.controller.namespaces import Namespaces
-from keyshred.controller.parts import Job, Kind, Parts
+from keyshred.controller.parts import Job, Kind, Parts, root_key_by_uid
 from keyshred.controller.rootkeys import RootKeys
+from keyshred.controller.watch import Watch
 from keyshred.errors import NotFound
 from keyshred.kube.client import Json, own_path
 from keyshred.names import KEY_RECORDS, ROOT_KEYS, KeyState
@@ -17,8 +18,9 @@ from keyshred.policy.destruction import Step
 class Work:
     """What the queue calls."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, watch: Watch) -> None:
         self._parts = parts
+        self._watch = watch
         self._root_keys = RootKeys(parts)
         self._namespaces = Namespaces(parts)
         self._authorizations = Authorizations(parts)
@@ -38,6 +40,8 @@ class Work:
                     await self._authorizations.count()
             case Kind.ROOT_KEYS:
                 await self._all_root_keys()
+            case Kind.WATCH:
+                await self._watch.look_again()
             case Kind.RESYNC:
                 await self._resync()
 
@@ -91,7 +95,4 @@ class Work:
         uid = record["status"].get("rootKeyUID")
         if not uid:
             return True
-        async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
-            if obj["metadata"]["uid"] == uid:
-                return True
-        return False
+        return await root_key_by_uid(self._parts.kube, uid) is not None

@@ -15,23 +15,6 @@ from typing import Final, TypeVar
 from keyshred.envelope.context import MAX_KEY_VERSION, PREFIX, Context
 from keyshred.errors import Malformed, MalformedEnvelope, MalformedValue
 
-__all__ = [
-    "COMMIT_SIZE",
-    "FORMAT_VERSION",
-    "MAX_TEXT",
-    "NONCE_SIZE",
-    "OVERHEAD",
-    "PREFIX",
-    "TAG_SIZE",
-    "Born",
-    "Envelope",
-    "Mechanism",
-    "looks_sealed",
-    "parse",
-    "serialise",
-    "split_sealed",
-]
-
 FORMAT_VERSION: Final = 1
 MAX_TEXT: Final = 1024
 """Longest annotation that is looked at, in bytes; the longest canonical one is shorter."""

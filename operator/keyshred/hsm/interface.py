@@ -10,7 +10,6 @@ from uuid import UUID
 
 from keyshred.envelope.format import Mechanism
 
-DEK_BYTES: Final = 32
 CHECK_BLOCK: Final = b"keyshred-check-1"
 """The 16-byte block behind a check value: its AES-256-ECB encryption, all of it.
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from keyshred.envelope.format import WRAPPED_SIZE, Mechanism
+from keyshred.envelope.seal import DEK_SIZE
 from keyshred.errors import CannotOpen, ConfigInvalid
 from keyshred.hsm.ckr import CkrError, Meaning
-from keyshred.hsm.interface import DEK_BYTES
 
 PREFERENCE: Final = (Mechanism.AES_GCM, Mechanism.AES_KWP)
 """NIST SP 800-38D with an AAD first; RFC 5649, which takes none, where the token has no GCM for us."""
@@ -48,7 +48,7 @@ def prove(key: TrialKey, mechanism: Mechanism) -> None:
 
     The tag and the AAD are tried because a token that skips either check would pass every round trip.
     """
-    dek, aad = secrets.token_bytes(DEK_BYTES), b"keyshred-trial"
+    dek, aad = secrets.token_bytes(DEK_SIZE), b"keyshred-trial"
     wrapped = key.wrap(mechanism, dek, aad)
     if len(wrapped) != WRAPPED_SIZE[mechanism]:
         raise ConfigInvalid(f"a wrapped DEK has {len(wrapped)} bytes, not {WRAPPED_SIZE[mechanism]}")

@@ -17,10 +17,10 @@ from pkcs11 import Attribute, GCMParams, KeyType, MechanismFlag, ObjectClass, PK
 from pkcs11 import Mechanism as Ckm
 
 from keyshred.envelope.format import NONCE_SIZE, TAG_SIZE, WRAPPED_SIZE, Mechanism
+from keyshred.envelope.seal import DEK_SIZE
 from keyshred.errors import CannotOpen, ConfigInvalid
 from keyshred.hsm import ckr
 from keyshred.hsm.ckr import CkrError, Meaning
-from keyshred.hsm.interface import DEK_BYTES
 
 # python-pkcs11 makes a class per object out of its attributes, which no type checker can follow.
 _Object = Any
@@ -227,14 +227,14 @@ class Key:
             if bad or (failure.meaning is Meaning.UNCLEAR and self.works(mechanism)):
                 raise CannotOpen from None
             raise
-        if len(dek) != DEK_BYTES:
+        if len(dek) != DEK_SIZE:
             raise CannotOpen
         return dek
 
     def opens(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
         """Whether it opens, on the token's word: believe a no only of a token that then proves to work."""
         try:
-            return self._fits(mechanism) and len(self._unwrap(mechanism, wrapped, aad)) == DEK_BYTES
+            return self._fits(mechanism) and len(self._unwrap(mechanism, wrapped, aad)) == DEK_SIZE
         except CkrError as failure:
             if failure.meaning is Meaning.AWAY:
                 raise
@@ -264,7 +264,7 @@ class Key:
 
     def works(self, mechanism: Mechanism) -> bool:
         """A known-answer test with this very key. Raises CkrError."""
-        dek, aad = os.urandom(DEK_BYTES), b"keyshred-known-answer"
+        dek, aad = os.urandom(DEK_SIZE), b"keyshred-known-answer"
         return hmac.compare_digest(self._unwrap(mechanism, self.wrap(mechanism, dek, aad), aad), dek)
 
     def _kwp(self) -> Ckm:

@@ -8,24 +8,20 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from keyshred.config import HSM_DEADLINE, HSM_QUEUE, SLOW_CALLS, CommonSettings
 from keyshred.envelope.format import Mechanism
+from keyshred.envelope.seal import DEK_SIZE
 from keyshred.errors import HsmBusy, HsmUnavailable, KeyshredError, TokenBroken
 from keyshred.hsm import uri as token_uri
 from keyshred.hsm.device import Pkcs11Device
-from keyshred.hsm.interface import DEK_BYTES, Device, KeyRef, TokenStatus
+from keyshred.hsm.interface import Device, KeyRef, TokenStatus
 from keyshred.hsm.pin import PinFile
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-DEADLINE: Final = 2.0
-"""Seconds for a call of the request path; an API server waits 10 s for a webhook at most by default."""
-SLOW_DEADLINE: Final = 30.0
-"""Seconds for generate, destroy and the canary search."""
-QUEUE_LIMIT: Final = 512
 
 
 class _Job:
@@ -54,9 +50,9 @@ class HsmService:
         self,
         device: Device,
         *,
-        deadline: float = DEADLINE,
-        slow_deadline: float = SLOW_DEADLINE,
-        queue_limit: int = QUEUE_LIMIT,
+        deadline: float = HSM_DEADLINE,
+        slow_deadline: float = HSM_DEADLINE * SLOW_CALLS,
+        queue_limit: int = HSM_QUEUE,
     ) -> None:
         """Takes the device over and starts its thread; deadlines in seconds. Needs a running event loop."""
         self._device = device
@@ -82,9 +78,9 @@ class HsmService:
         *,
         mechanism: Mechanism | None = None,
         refused_pins: Path | None = None,
-        deadline: float = DEADLINE,
-        slow_deadline: float = SLOW_DEADLINE,
-        queue_limit: int = QUEUE_LIMIT,
+        deadline: float = HSM_DEADLINE,
+        slow_deadline: float = HSM_DEADLINE * SLOW_CALLS,
+        queue_limit: int = HSM_QUEUE,
     ) -> Self:
         """The service for a token URI. The token itself is opened by the first call, and again after it was away.
 
@@ -93,6 +89,17 @@ class HsmService:
         parsed = token_uri.parse(uri)
         device = Pkcs11Device(parsed, PinFile(parsed.pin_source, refused_pins), mechanism)
         return cls(device, deadline=deadline, slow_deadline=slow_deadline, queue_limit=queue_limit)
+
+    @classmethod
+    def of(cls, settings: CommonSettings) -> Self:
+        """The service that the settings describe. Raises Malformed for the URI."""
+        return cls.start(
+            settings.token_uri,
+            refused_pins=Path(settings.refused_pin_file) if settings.refused_pin_file else None,
+            deadline=settings.hsm_deadline,
+            slow_deadline=settings.hsm_deadline * SLOW_CALLS,
+            queue_limit=settings.hsm_queue,
+        )
 
     # --- the operations of Device ---------------------------------------------------------------------------------
 
@@ -118,8 +125,8 @@ class HsmService:
 
     async def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes, aad: bytes) -> bytes:
         """See Device.wrap. ValueError for a DEK that is not 32 bytes."""
-        if len(dek) != DEK_BYTES:
-            raise ValueError(f"a DEK has {DEK_BYTES} bytes")
+        if len(dek) != DEK_SIZE:
+            raise ValueError(f"a DEK has {DEK_SIZE} bytes")
         return await self._call(Device.wrap, ref, mechanism, dek, aad)
 
     async def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:

@@ -21,7 +21,6 @@ from keyshred.names import GROUP, VERSION
 Json = dict[str, Any]
 
 MERGE_PATCH: Final = "application/merge-patch+json"
-JSON_PATCH: Final = "application/json-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -87,11 +86,9 @@ class Kube:
         """PUT: succeeds only on the resourceVersion in `body`."""
         return await self._json("PUT", url, body=body)
 
-    async def patch(
-        self, url: str, body: Any, *, content_type: str = MERGE_PATCH, accept: str = "application/json"
-    ) -> Json:
-        """PATCH; a `resourceVersion` in a merge patch makes it conditional."""
-        return await self._json("PATCH", url, body=body, content_type=content_type, accept=accept)
+    async def patch(self, url: str, body: Json, *, accept: str = "application/json") -> Json:
+        """Merge patch (RFC 7396); a `resourceVersion` in it makes it conditional."""
+        return await self._json("PATCH", url, body=body, content_type=MERGE_PATCH, accept=accept)
 
     async def delete(self, url: str) -> Json:
         """DELETE."""

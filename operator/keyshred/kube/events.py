@@ -3,13 +3,12 @@
 import logging
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from keyshred.errors import KeyshredError
 from keyshred.kube.client import Kube, path
 from keyshred.names import Reason
-from keyshred.policy.conditions import rfc3339
+from keyshred.times import rfc3339, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ class Events:
 
     async def post(self, about: Mapping[str, Any], reason: Reason, message: str, *, warning: bool = False) -> None:
         """One Event about an object that has apiVersion, kind and metadata."""
-        meta, now = about["metadata"], rfc3339(datetime.now(UTC))
+        meta, now = about["metadata"], rfc3339(utc_now())
         event = {
             "apiVersion": "v1",
             "kind": "Event",

@@ -1,8 +1,7 @@
 """KeyRecords: read, begin, and write on. The webhook and the controller both write, each on what it has read."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from keyshred.errors import Conflict, NotFound
@@ -10,6 +9,7 @@ from keyshred.kube.client import Json, Kube, own_path
 from keyshred.names import API_VERSION, KEY_RECORDS, KeyState
 from keyshred.policy import ledger
 from keyshred.policy.merge import merged
+from keyshred.times import utc_now
 
 _ATTEMPTS: Final = 5
 
@@ -52,14 +52,7 @@ class Records:
         raise Conflict(f"KeyRecord {key_id}: others keep writing it")
 
     async def append(
-        self,
-        key_id: UUID,
-        *,
-        action: str,
-        by: str,
-        root_key_uid: str = "",
-        detail: str = "",
-        changes: Mapping[str, Any] | None = None,
+        self, key_id: UUID, *, changes: Mapping[str, Any] | None = None, **entry: Unpack[ledger.Entry]
     ) -> Json:
         """Appends one transition, and merges `changes` into the status, whoever else wrote in between.
 
@@ -71,28 +64,17 @@ class Records:
             if record is None:
                 raise NotFound(f"KeyRecord {key_id} does not exist")
             try:
-                return await self.write(
-                    record, action=action, by=by, root_key_uid=root_key_uid, detail=detail, changes=changes
-                )
+                return await self.write(record, changes=changes, **entry)
             except Conflict:
                 continue
         raise Conflict(f"KeyRecord {key_id}: others keep writing it")
 
     async def write(
-        self,
-        record: Json,
-        *,
-        action: str,
-        by: str,
-        root_key_uid: str = "",
-        detail: str = "",
-        changes: Mapping[str, Any] | None = None,
+        self, record: Json, *, changes: Mapping[str, Any] | None = None, **entry: Unpack[ledger.Entry]
     ) -> Json:
         """The same on the very record that was read. Raises Conflict where it has moved since."""
         before = record.get("status") or {}
-        transitions = ledger.append(
-            before, action=action, by=by, now=datetime.now(UTC), root_key_uid=root_key_uid, detail=detail
-        )
+        transitions = ledger.append(before, now=utc_now(), **entry)
         status = merged(before, changes or {}) | {"transitions": transitions}
         return await self._kube.replace(
             own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record | {"status": status}

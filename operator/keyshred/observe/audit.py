@@ -1,13 +1,14 @@
 """Audit lines: one JSON object a line on stdout, apart from the log on stderr."""
 
 import sys
-from datetime import UTC, datetime
 
 import orjson
+
+from keyshred.times import utc_now
 
 
 def write(event: str, **fields: str | int | None) -> None:
     """Writes one line and flushes it, so that it stands before the answer that it tells of is sent."""
-    line = {"audit": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+    line = {"audit": event, "time": utc_now().isoformat(timespec="milliseconds").replace("+00:00", "Z")}
     sys.stdout.buffer.write(orjson.dumps(line | {k: v for k, v in fields.items() if v not in (None, "")}) + b"\n")
     sys.stdout.buffer.flush()

@@ -67,9 +67,13 @@ class Policy:
         """The RootKey that holds this key ID, if there is one."""
         return next((k for k in self.root_keys.values() if k.key_id == key_id), None)
 
+    def is_destroyed(self, key_id: UUID) -> bool:
+        """Whether the key's record says so: it outlives the RootKey."""
+        return self.records.get(key_id) is KeyState.DESTROYED
+
     def state(self, key_id: UUID, now: datetime) -> KeyState | None:
         """The key's state; Destroyed is known from its KeyRecord; None: no RootKey holds it."""
-        if self.records.get(key_id) is KeyState.DESTROYED:
+        if self.is_destroyed(key_id):
             return KeyState.DESTROYED
         key = self.root_key(key_id)
         return key.state(now) if key else None

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from keyshred import names
 from keyshred.errors import (
+    ConfigInvalid,
     HsmBusy,
     HsmUnavailable,
     KeyAmbiguous,
@@ -19,11 +20,13 @@ from keyshred.errors import (
     TokenMismatch,
 )
 from keyshred.names import Reason
+from keyshred.times import rfc3339
 
 _REASONS: Final[Mapping[type[KeyshredError], Reason]] = {
     HsmUnavailable: Reason.HSM_UNAVAILABLE,
     HsmBusy: Reason.HSM_UNAVAILABLE,
     PinRefused: Reason.HSM_REFUSED,
+    ConfigInvalid: Reason.HSM_REFUSED,
     TokenMismatch: Reason.TOKEN_MISMATCH,
     TokenBroken: Reason.TOKEN_BROKEN,
     KeyMissing: Reason.KEY_MISSING,
@@ -53,11 +56,6 @@ class Condition:
 def reason_of(error: KeyshredError) -> Reason:
     """The reason that stands for an error in a condition; Pending for one that has no word of its own."""
     return _REASONS.get(type(error), Reason.PENDING)
-
-
-def rfc3339(moment: datetime) -> str:
-    """UTC in whole seconds, as in the API server's own timestamps."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def merge(

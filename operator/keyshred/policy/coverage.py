@@ -7,7 +7,7 @@ from typing import Final
 
 from keyshred import names
 from keyshred.envelope.format import Envelope
-from keyshred.names import BY_NAME_ONLY_TYPES, LABEL_ROOT_KEY, Reason, Sealing
+from keyshred.names import BY_NAME_ONLY_TYPES, LABEL_ROOT_KEY, LABEL_SEALING, Reason, Sealing
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.resources import SEAL, Authorization, SecretMeta
@@ -44,9 +44,14 @@ class Report:
     """What was found for one KeyAuthorization."""
 
     namespaces: int = 0
+    """Those that it selects and that carry the label."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Those that do not, so that nothing is sealed there."""
     sealed: int = 0
     unsealed: list[str] = field(default_factory=list)
     """NAMESPACE/NAME of what it covers and is not sealed."""
+    foreign: list[str] = field(default_factory=list)
+    """NAMESPACE/NAME of what it covers and is sealed under another key than its own."""
     conflicts: list[str] = field(default_factory=list)
     """NAMESPACE/NAME of what others cover for another key."""
     rivals: set[str] = field(default_factory=set)
@@ -63,9 +68,13 @@ class Survey:
     """By name of the KeyAuthorization."""
 
     def namespace(self, name: str, labels: Labels) -> None:
-        """A namespace that carries the label."""
+        """A namespace, labelled or not."""
         for authorization in self.policy.selecting(name, labels, self.now):
-            self._report(authorization).namespaces += 1
+            label = self.policy.sealing(name)
+            if label is Sealing.ENABLED or (label is not None and SEAL not in authorization.operations):
+                self._report(authorization).namespaces += 1
+            else:
+                self._report(authorization).unlabelled.append(name)
 
     def secret(self, namespace: str, secret: SecretMeta, envelope: Envelope | None) -> None:
         """A Secret of such a namespace."""
@@ -73,14 +82,18 @@ class Survey:
         full_name = f"{namespace}/{secret.name}"
         if envelope is not None:
             for authorization in covering:
-                self._report(authorization).sealed += authorization.key_id == envelope.key_id
+                report = self._report(authorization)
+                if authorization.key_id == envelope.key_id:
+                    report.sealed += 1
+                else:
+                    report.foreign.append(full_name)
             return
         sealing = [a for a in covering if SEAL in a.operations]
         chosen = secret.labels.get(LABEL_ROOT_KEY)
         keys = {a.root_key_name for a in sealing}
         undecided = len(keys) > 1 and chosen not in keys
         for authorization in sealing:
-            if not undecided and chosen not in (None, authorization.root_key_name):
+            if chosen in keys and chosen != authorization.root_key_name:
                 continue
             report = self._report(authorization)
             report.unsealed.append(full_name)
@@ -134,9 +147,32 @@ def _ready(policy: Policy, authorization: Authorization, report: Report, now: da
             f"{_some(sorted(report.rivals))} means the same Secrets for another RootKey: {_some(report.conflicts)}; "
             f"choose one with the label {LABEL_ROOT_KEY} on each Secret",
         )
+    if report.unlabelled:
+        return ready(
+            Status.FALSE,
+            Reason.SEALING,
+            f"namespaces that do not carry the label {LABEL_SEALING}={Sealing.ENABLED} yet, so that nothing is sealed "
+            f"there: {_some(sorted(report.unlabelled))}",
+        )
     if report.unsealed:
         return ready(Status.FALSE, Reason.SEALING, f"not sealed yet: {_some(report.unsealed)}")
-    return ready(Status.TRUE, Reason.AUTHORIZED, f"every Secret that it selects is sealed under the RootKey {name}")
+    if SEAL not in authorization.operations:
+        return ready(
+            Status.TRUE, Reason.AUTHORIZED, f"what is sealed under the RootKey {name} may be unsealed, not sealed anew"
+        )
+    if report.foreign:
+        return ready(
+            Status.TRUE,
+            Reason.AUTHORIZED,
+            f"every Secret that it selects is sealed, but {len(report.foreign)} of them under another key than that of "
+            f"the RootKey {name}: {_some(report.foreign)}",
+        )
+    message = f"every Secret that it selects is sealed under the RootKey {name}"
+    if absent := sorted(authorization.namespace_names - policy.namespaces.keys()):
+        message += f"; namespaces that it names and that do not exist: {_some(absent)}"
+    if never := sorted(n for n in authorization.namespace_names if policy.never_seals(n)):
+        message += f"; namespaces that it names and where nothing is ever sealed: {_some(never)}"
+    return ready(Status.TRUE, Reason.AUTHORIZED, message)
 
 
 def _sealing(report: Report) -> Condition:
@@ -146,8 +182,10 @@ def _sealing(report: Report) -> Condition:
         names.Condition.SEALING,
         Status.TRUE,
         Reason.SEALING,
-        f"Secrets that existed before and are not sealed: {len(report.unsealed)} ({_some(report.unsealed)}). Apply "
-        "each again to seal it; a sweep that does it for you comes in a later release",
+        f"Secrets that existed before and are not sealed: {len(report.unsealed)} ({_some(report.unsealed)}). Seal each "
+        # Not by applying it again: kubectl sends nothing where nothing changed.
+        "with `kubectl patch secret NAME -n NAMESPACE -p '{}'`; delete an immutable one and create it again. A sweep "
+        "that does it for you comes in a later release",
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 from keyshred.errors import KeyAmbiguous, TokenMismatch
 from keyshred.hsm.interface import KeyRef, TokenStatus
 from keyshred.names import KeyState
-from keyshred.policy.conditions import rfc3339
-from keyshred.policy.ledger import Action, stamp
+from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import Dependents
 from keyshred.policy.resources import Object
+from keyshred.times import rfc3339, stamp
 
 RecordStatus = Mapping[str, Any]
 Json = dict[str, Any]

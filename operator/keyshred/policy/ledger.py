@@ -7,24 +7,26 @@ entry that was changed or taken out, not a ledger that was written anew as a who
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Required, TypedDict, Unpack
 
 from keyshred.errors import LedgerBroken, Refused
+from keyshred.times import stamp
 
 Transition = Mapping[str, Any]
 
 MAX_ENTRIES: Final = 1500
 """What the KeyRecord's schema lets a ledger hold."""
 _MAX_TEXT: Final = 512
-_ADMITTED_BEFORE: Final = timedelta(seconds=60)
+_ADMITTED_BEFORE: Final = timedelta(seconds=40)
+"""Other webhooks may take 30 s after ours has answered, and no longer."""
 _SKEW: Final = timedelta(seconds=5)
 """The webhook's clock may be ahead of the API server's."""
 
 
 class Action(StrEnum):
-    """What a transition says. Those of a step in the HSM are written before it; only the ones marked so, after it."""
+    """What a transition says. Those of a step on the token are written before it; only the ones marked so, after it."""
 
     CREATED = "Created"
     GENERATE_STARTED = "GenerateStarted"
@@ -32,6 +34,7 @@ class Action(StrEnum):
     """After: the key is on the token, its check value and canary are recorded."""
     ACTIVATED = "Activated"
     ADOPTED = "Adopted"
+    """After: the key was found on the token, and it is the recorded one where there is a record."""
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     DEACTIVATED = "Deactivated"
@@ -40,11 +43,22 @@ class Action(StrEnum):
     KEPT = "Kept"
     DESTRUCTION_STARTED = "DestructionStarted"
     CONTROL_PASSED = "ControlPassed"
+    """After the control and before the destruction: it is the right token, and what it holds is the recorded key."""
     OBJECTS_DESTROYED = "ObjectsDestroyed"
     """After: the token said so."""
     DESTROYED = "Destroyed"
     """After: nothing is found and no canary opens any more."""
     SEARCH_REPEATED = "SearchRepeated"
+    """After: what the second search found."""
+
+
+class Entry(TypedDict, total=False):
+    """What the writer of a transition says."""
+
+    action: Required[str]
+    by: Required[str]
+    root_key_uid: str
+    detail: str
 
 
 _DESTRUCTION: Final = frozenset(
@@ -61,24 +75,18 @@ _ROOM_FOR_DELETES: Final = 80
 """A ledger full of suspensions must still take the end of the key, and one full of deletes that went nowhere too."""
 
 
-def stamp(now: datetime) -> str:
-    """RFC 3339, UTC, microseconds, 'Z'."""
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def digest(transition: Transition) -> str:
     """SHA-256 of the entry's canonical JSON, 64 hexadecimal digits."""
     text = json.dumps(transition, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def append(
-    status: Mapping[str, Any], *, action: str, by: str, now: datetime, root_key_uid: str = "", detail: str = ""
-) -> list[dict[str, Any]]:
+def append(status: Mapping[str, Any], *, now: datetime, **entry: Unpack[Entry]) -> list[dict[str, Any]]:
     """The transitions of `status` and one more. Raises LedgerBroken for a broken chain, Refused for a full ledger."""
     transitions = [dict(t) for t in status.get("transitions") or ()]
     check_chain(transitions)
-    if len(transitions) >= _capacity(Action(action)):
+    action = Action(entry["action"])
+    if len(transitions) >= _capacity(action):
         raise Refused(
             f"the ledger of this key holds {len(transitions)} entries and takes no more {action}: "
             "create another RootKey and move its Secrets there"
@@ -88,10 +96,10 @@ def append(
         {
             "seq": last["seq"] + 1 if last else 1,
             "time": stamp(now),
-            "action": str(action),
-            "by": by[:_MAX_TEXT],
-            "rootKeyUID": root_key_uid,
-            "detail": detail[:_MAX_TEXT],
+            "action": action.value,
+            "by": cut(entry["by"]),
+            "rootKeyUID": entry.get("root_key_uid", ""),
+            "detail": cut(entry.get("detail", "")),
             "prevHash": digest(last) if last else "",
             "signature": "",
         }
@@ -135,3 +143,21 @@ def admitted_delete(status: Mapping[str, Any], root_key_uid: str, deletion_time:
             found: Transition = transition
             return found
     return None
+
+
+def repeats_delete(status: Mapping[str, Any], *, by: str, root_key_uid: str, now: datetime) -> bool:
+    """Whether the newest entry says already that this user asked for this delete, and still counts for a while.
+
+    A client that tries again and again, since another admission plugin refuses, must not fill the ledger.
+    """
+    transitions = status.get("transitions") or ()
+    if not transitions:
+        return False
+    newest = transitions[-1]
+    same = (newest["action"], newest["by"], newest["rootKeyUID"]) == (Action.DELETE_ADMITTED, cut(by), root_key_uid)
+    return bool(same and now - datetime.fromisoformat(newest["time"]) < _ADMITTED_BEFORE / 2)
+
+
+def cut(text: str) -> str:
+    """At most as many bytes as an entry has room for: a character may be four."""
+    return text.encode()[:_MAX_TEXT].decode(errors="ignore")

@@ -9,10 +9,11 @@ from typing import Any, Final
 from keyshred import names
 from keyshred.envelope.format import Born, Envelope
 from keyshred.names import KeyState, Reason
-from keyshred.policy.conditions import Condition, Status, rfc3339
+from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.ledger import Action
 from keyshred.policy.resources import Object, RootKey
 from keyshred.policy.states import effective
+from keyshred.times import rfc3339
 
 SOFTWARE_CLAUSE: Final = "; a software token holds it, so a destroyed key is gone in the sense of software-logical only"
 

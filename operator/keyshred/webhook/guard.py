@@ -4,11 +4,13 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyshred.errors import Malformed, Refused
+from keyshred.errors import Malformed, NotFound, Refused
+from keyshred.kube.client import Kube, own_path
 from keyshred.kube.records import Records
-from keyshred.names import FINALIZER, KeyState
+from keyshred.names import FINALIZER, ROOT_KEYS
 from keyshred.policy.authorizations import Policy
-from keyshred.policy.ledger import Action
+from keyshred.policy.ledger import Action, repeats_delete
+from keyshred.times import utc_now
 from keyshred.webhook.review import ALLOW, Answer, Json, Review
 from keyshred.webhook.snapshot import Snapshot
 
@@ -19,6 +21,7 @@ GARBAGE_COLLECTOR: Final = "system:serviceaccount:kube-system:generic-garbage-co
 class Guard:
     """What the admission of RootKeys and KeyAuthorizations needs."""
 
+    kube: Kube
     snapshot: Snapshot
     records: Records
 
@@ -28,8 +31,8 @@ class Guard:
         Raises Refused for a key ID that is given without `origin: Adopted`, in use, or destroyed.
         """
         obj = _object(review)
-        spec = obj.get("spec") or {}
-        finalizers = list(obj["metadata"].get("finalizers") or ())
+        spec, meta = _spec(obj), _metadata(obj)
+        finalizers = list(meta.get("finalizers") or ())
         patch: list[Json] = []
         if review.operation == "CREATE":
             given = spec.get("keyID")
@@ -44,7 +47,7 @@ class Guard:
                 patch.append(_add("/spec/keyID", str(uuid.uuid4())))
         elif not spec.get("keyID") and (old := _old_spec(review).get("keyID")):
             patch.append(_add("/spec/keyID", old))
-        if FINALIZER not in finalizers and not obj["metadata"].get("deletionTimestamp"):
+        if FINALIZER not in finalizers and not meta.get("deletionTimestamp"):
             patch.append(_add("/metadata/finalizers", [*finalizers, FINALIZER]))
         if patch and obj.get("spec") is None:
             patch.insert(0, _add("/spec", {}))
@@ -56,11 +59,11 @@ class Guard:
         Where there is no such RootKey yet, the controller stamps it when it comes. Raises Refused for the key ID of
         another key than the RootKey of that name.
         """
-        ref = (_object(review).get("spec") or {}).get("rootKeyRef") or {}
-        given, old = ref.get("keyID"), (_old_spec(review).get("rootKeyRef") or {}).get("keyID")
+        ref = _field(_spec(_object(review)), "rootKeyRef")
+        given, old = ref.get("keyID"), _field(_old_spec(review), "rootKeyRef").get("keyID")
         if old:
             return ALLOW if given else Answer([_add("/spec/rootKeyRef/keyID", old)])
-        root_key = (await self.snapshot.policy()).root_keys.get(ref.get("name", ""))
+        root_key = (await self.snapshot.policy()).root_keys.get(str(ref.get("name")))
         if root_key is None or root_key.key_id is None:
             return ALLOW
         if given and _key_id(given) != root_key.key_id:
@@ -82,23 +85,34 @@ class Guard:
             return ALLOW
         if review.user == GARBAGE_COLLECTOR:
             raise Refused("a RootKey is destroyed only when somebody asks for it, never by garbage collection")
-        meta, key_id = obj["metadata"], (obj.get("spec") or {}).get("keyID")
+        meta, key_id = _metadata(obj), _spec(obj).get("keyID")
         if meta.get("deletionTimestamp") or not key_id:
             return ALLOW
         if not review.dry_run:
-            await self.records.ensure(uuid.UUID(key_id), meta["name"], by=review.user)
-            await self.records.append(
-                uuid.UUID(key_id), action=Action.DELETE_ADMITTED, by=review.user, root_key_uid=meta["uid"]
-            )
-        dependents = (obj.get("status") or {}).get("dependents") or {}
+            await self._record_delete(review.user, str(meta.get("name")), meta.get("uid"), _key_id(key_id))
+        dependents = _field(_field(obj, "status"), "dependents")
         secrets, namespaces = dependents.get("secrets", 0), dependents.get("namespaces", 0)
         counted = f" (as of {dependents['observedAt']})" if dependents.get("observedAt") else " (not counted yet)"
         return Answer(
             warnings=(
-                f"keyshred: RootKey {meta['name']}: {secrets} Secrets in {namespaces} namespaces{counted} "
-                "become unreadable for ever, in every backup too",
+                f"keyshred: RootKey {meta['name']}: sealed Secrets: {secrets}, in namespaces: {namespaces}{counted}; "
+                "they become unreadable for ever, in every backup too",
             )
         )
+
+    async def _record_delete(self, user: str, name: str, uid: object, key_id: uuid.UUID) -> None:
+        # Where the API server can show no certificate, anybody may send a review: what it says of the object is
+        # believed only as far as the object itself says so, and many reviews are not many entries.
+        try:
+            live = await self.kube.get(own_path(ROOT_KEYS, name))
+        except NotFound:
+            return
+        meta = live["metadata"]
+        if meta["uid"] != uid or live["spec"].get("keyID") != str(key_id) or meta.get("deletionTimestamp"):
+            return
+        record = await self.records.ensure(key_id, name, by=user)
+        if not repeats_delete(record["status"], by=user, root_key_uid=meta["uid"], now=utc_now()):
+            await self.records.append(key_id, action=Action.DELETE_ADMITTED, by=user, root_key_uid=meta["uid"])
 
 
 def _key_id(given: object) -> uuid.UUID:
@@ -109,7 +123,7 @@ def _key_id(given: object) -> uuid.UUID:
 
 
 def _check_free(policy: Policy, key_id: uuid.UUID) -> None:
-    if policy.records.get(key_id) is KeyState.DESTROYED:
+    if policy.is_destroyed(key_id):
         raise Refused(f"the key {key_id} is destroyed (KeyRecord {key_id}); a key ID is never used again")
     holder = policy.root_key(key_id)
     if holder is not None:
@@ -122,8 +136,26 @@ def _object(review: Review) -> Json:
     return review.object
 
 
+def _metadata(obj: Json) -> Json:
+    return _field(obj, "metadata")
+
+
+def _spec(obj: Json) -> Json:
+    return _field(obj, "spec")
+
+
 def _old_spec(review: Review) -> Json:
-    return (review.old_object or {}).get("spec") or {}
+    return _spec(review.old_object or {})
+
+
+def _field(obj: Json, name: str) -> Json:
+    """An object within an object, {} where there is none. Raises Malformed: the schema is held against it after us."""
+    value = obj.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Malformed(f"{name} is not an object: see kubectl explain")
+    return value
 
 
 def _add(path: str, value: Any) -> Json:

@@ -6,7 +6,9 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import socket
+import tempfile
 import time
+from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Final
@@ -25,11 +27,18 @@ _BACKLOG: Final = 1024
 _CRASH_LOOP: Final = 1.0
 """Seconds before a worker that ended is started again, so that one that cannot start does not spin."""
 _DRAIN: Final = 20.0
+"""Seconds that a worker gets to end: its own drain, and a last call of the token."""
 
 
 def run(settings: WebhookSettings) -> None:
     """Serves until SIGTERM. Raises ConfigInvalid or Malformed for settings that cannot work, before anything starts."""
     prepare(settings.log_level)
+    with tempfile.TemporaryDirectory(prefix="keyshred-") as shared:
+        # A PIN that one worker was refused is not tried by the others, nor by those started later.
+        _run(replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin"))
+
+
+def _run(settings: WebhookSettings) -> None:
     server_context(settings)
     uri.parse(settings.token_uri)
     asyncio.run(_check_credentials(settings))

@@ -5,18 +5,20 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from keyshred.envelope.format import Born, Envelope, serialise
+from keyshred.envelope.format import Envelope, serialise
 from keyshred.envelope.seal import ValueKeys
 from keyshred.errors import CannotOpen, KeyNotUsable, Malformed, MalformedValue, PolicyNotFresh, Refused
-from keyshred.names import LABEL_ROOT_KEY, NEVER_SEALED_NAMESPACES, NEVER_SEALED_TYPES, KeyState
+from keyshred.names import NEVER_SEALED_NAMESPACES, NEVER_SEALED_TYPES, KeyState
 from keyshred.policy.authorizations import Policy, choose_key, sealing_key
-from keyshred.policy.resources import Authorization, SecretMeta
+from keyshred.policy.resources import Authorization
+from keyshred.policy.rewrites import born, check_label, check_relation, is_destroyed_restore, selected_as
 from keyshred.policy.secrets import Plan, Values, Write, check_size, make_plan, patch, read_write
 from keyshred.policy.states import Action, allows
+from keyshred.times import utc_now
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.review import ALLOW, Answer, Review
-from keyshred.webhook.snapshot import Snapshot, utc_now
+from keyshred.webhook.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +53,21 @@ class SecretAdmission:
         return await self._seal(review.user, write, plan, policy)
 
     async def _seal(self, user: str, write: Write, plan: Plan, policy: Policy) -> Answer:
-        if _is_destroyed_restore(plan, policy):
+        if is_destroyed_restore(plan, policy):
             return _answer(write, write.data, plan.base, warnings=(_UNVERIFIED,))
-        authorization = choose_key(policy, write.namespace, _secret_meta(write, plan), utc_now())
+        authorization = choose_key(policy, write.namespace, selected_as(write, plan), utc_now())
         if authorization is None and plan.base is None:
             _check_label_seen(write, policy)
             return ALLOW
         check_size(write, plan)
-        _check_relation(write, plan, authorization)
+        check_relation(write, plan, authorization)
 
-        comparing = self._may_compare(user, write, plan, authorization)
+        comparing = self._may_compare(user, write, plan, policy, authorization)
         unlocked: ValueKeys | None = None
         equal: frozenset[str] = frozenset()
         if plan.base is not None and (plan.verify or comparing):
-            unlocked = await self._unlock(plan.base, policy)
+            unlocked = await self._unlock(plan.base, policy, needed=bool(plan.verify or plan.kept))
+        if unlocked is not None:
             _verify(unlocked, write, plan.verify)
             if comparing:
                 equal = self._compare(unlocked, user, write, plan.compare)
@@ -91,37 +94,58 @@ class SecretAdmission:
         now = utc_now()
         root_key, key_id = sealing_key(policy, authorization, now)
         if kept is None:
-            born, born_at = (plan.base.born, plan.base.born_at) if plan.base else (_born(write), now)
-            return await self.keys.new(root_key, key_id, write.namespace, write.name, born, born_at)
+            how, when = (plan.base.born, plan.base.born_at) if plan.base else (born(write), now)
+            return await self.keys.new(root_key, key_id, write.namespace, write.name, how, when)
         if kept.key_id != key_id:
             raise Refused(
                 f"its other values are sealed under another key than RootKey {root_key.name}: "
                 "send all values in plaintext, or delete the Secret and create it again"
             )
-        return unlocked or await self._unlock(kept, policy), kept
+        unlocked = unlocked or await self._unlock(kept, policy)
+        if unlocked is None:
+            raise Refused(_DAMAGED)
+        return unlocked, kept
 
-    def _may_compare(self, user: str, write: Write, plan: Plan, authorization: Authorization | None) -> bool:
-        if not plan.compare or (authorization is not None and authorization.always_reseal):
+    def _may_compare(
+        self, user: str, write: Write, plan: Plan, policy: Policy, authorization: Authorization | None
+    ) -> bool:
+        if plan.base is None or not plan.compare or authorization is None or authorization.always_reseal:
+            return False
+        # To compare is to unseal: not under a key that is no longer given, nor one that opens nothing any more.
+        if authorization.key_id != plan.base.key_id or policy.is_destroyed(plan.base.key_id):
             return False
         return self.limit.allows(user, write.namespace, write.name)
 
     def _compare(self, unlocked: ValueKeys, user: str, write: Write, keys: frozenset[str]) -> frozenset[str]:
-        equal = frozenset(k for k in keys if _equal(unlocked, k, write))
-        for _ in keys - equal:
-            self.limit.miss(user, write.namespace, write.name)
-        return equal
+        equal: set[str] = set()
+        for key in keys:
+            # Asked for each value: one write with many keys is as many guesses.
+            if not self.limit.allows(user, write.namespace, write.name):
+                break
+            if _equal(unlocked, key, write):
+                equal.add(key)
+            else:
+                self.limit.miss(user, write.namespace, write.name)
+        return frozenset(equal)
 
-    async def _unlock(self, base: Envelope, policy: Policy) -> ValueKeys:
+    async def _unlock(self, base: Envelope, policy: Policy, *, needed: bool = True) -> ValueKeys | None:
+        """The keys under the envelope. Raises Refused where it is damaged; None if nothing that is kept needs it."""
         _check_unwrap(base, policy)
         try:
             unlocked = await self.keys.unlock(base, policy.root_key(base.key_id))
         except CannotOpen:
-            raise Refused("its envelope does not open: it is damaged or was made by another key") from None
+            if not needed:
+                return None
+            raise Refused(_DAMAGED) from None
         # The token may have taken its time: what it opened counts only if the policy still allows it.
         _check_unwrap(base, self.snapshot.current())
         return unlocked
 
 
+_DAMAGED = (
+    "its envelope does not open: it is damaged or was made by another key; "
+    "apply all values in plaintext, or restore the Secret with its annotations"
+)
 _UNVERIFIED = (
     "keyshred: the key of this Secret is destroyed: it was stored as it came, unverified, and its values can never be "
     "read again"
@@ -135,19 +159,11 @@ _UNCOVERED = (
 def _check_unwrap(base: Envelope, policy: Policy) -> None:
     state = policy.state(base.key_id, utc_now())
     if state is None or not allows(state, Action.UNSEAL):
+        way_out = "; delete it and create it again" if state is KeyState.DESTROYED else ""
         raise KeyNotUsable(
-            f"the root key {base.key_id} of this Secret is {state or 'held by no RootKey'}: "
-            "unchanged values pass, changed ones are refused"
+            f"the root key {base.key_id} of Secret {base.namespace}/{base.name} is {state or 'held by no RootKey'}: "
+            f"unchanged values pass, changed ones are refused{way_out}"
         )
-
-
-def _secret_meta(write: Write, plan: Plan) -> SecretMeta:
-    """The Secret as KeyAuthorizations select it; a RootKey label that a replace dropped still counts."""
-    meta = SecretMeta.parse(write.secret)
-    labels = dict(meta.labels)
-    if plan.base is not None and LABEL_ROOT_KEY not in labels and write.old_root_key_label is not None:
-        labels[LABEL_ROOT_KEY] = write.old_root_key_label
-    return SecretMeta(write.name, meta.type, labels)
 
 
 def _untouched(write: Write, plan: Plan) -> Answer:
@@ -155,7 +171,7 @@ def _untouched(write: Write, plan: Plan) -> Answer:
         return _answer(write, write.data, None)
     if plan.base is None:
         return ALLOW
-    _check_label(write)
+    check_label(write)
     return _answer(write, write.data, plan.base)
 
 
@@ -163,36 +179,6 @@ def _check_label_seen(write: Write, policy: Policy) -> None:
     """Before plaintext passes. Raises PolicyNotFresh where the API server saw the sealing label and we did not yet."""
     if policy.sealing(write.namespace) is None and not policy.never_seals(write.namespace):
         raise PolicyNotFresh(f"keyshred has not seen the newest labels of the namespace {write.namespace}: try again")
-
-
-def _check_label(write: Write) -> None:
-    if write.root_key_label not in (None, write.old_root_key_label) and write.old_root_key_label is not None:
-        raise Refused(
-            f"not yet: moving a sealed Secret from RootKey {write.old_root_key_label} to {write.root_key_label}; "
-            "delete the Secret and create it with the new label"
-        )
-
-
-def _check_relation(write: Write, plan: Plan, authorization: Authorization | None) -> None:
-    """Whether the envelope at hand may live here. Raises Refused."""
-    if plan.base is None:
-        return
-    if not write.creating:
-        _check_label(write)
-    if plan.verify and authorization is not None and authorization.key_id != plan.base.key_id:
-        raise Refused(
-            f"its values are sealed under the key {plan.base.key_id}, and the KeyAuthorization that covers it, "
-            f"{authorization.name}, is for another one: authorise that key here, or apply the plaintext"
-        )
-
-
-def _is_destroyed_restore(plan: Plan, policy: Policy) -> bool:
-    return (
-        plan.base is not None
-        and bool(plan.verify)
-        and not (plan.fresh or plan.compare)
-        and policy.records.get(plan.base.key_id) is KeyState.DESTROYED
-    )
 
 
 def _verify(keys: ValueKeys, write: Write, names: Iterable[str]) -> None:
@@ -211,10 +197,6 @@ def _equal(keys: ValueKeys, key: str, write: Write) -> bool:
         return hmac.compare_digest(keys.open(key, write.old_data[key]), write.data[key])
     except (CannotOpen, MalformedValue):
         return False  # what is stored is damaged: the new value replaces it
-
-
-def _born(write: Write) -> Born:
-    return Born.SEALED if write.creating else Born.ADOPTED
 
 
 def _answer(

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 from keyshred.errors import KeyshredError, Malformed, PolicyNotFresh
-from keyshred.kube.client import Json, Kube, own_path, path
+from keyshred.kube.client import Kube, own_path, path
 from keyshred.kube.collection import Collection
 from keyshred.names import KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.policy.authorizations import Policy
@@ -18,33 +16,11 @@ from keyshred.policy.selectors import Labels
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _FIRST_LISTS: Final = 5.0
 """Seconds that requests wait for the first lists after the start; an API server waits 10 s for a webhook."""
 _POLL: Final = 0.05
 _IDLE: Final = 5.0
 """Seconds without a request after which the policy is no longer confirmed in the background."""
-
-
-def utc_now() -> datetime:
-    """The clock that activation and expiry are held against."""
-    return datetime.now(UTC)
-
-
-def _keep(
-    parsed: dict[str, T], name: str, obj: Json | None, parse: Callable[[Json], T], unreadable: set[tuple[object, str]]
-) -> None:
-    """Parses what came. What cannot be read makes the whole policy unusable: skipping it could store plaintext."""
-    unreadable.discard((parse, name))
-    parsed.pop(name, None)
-    if obj is None:
-        return
-    try:
-        parsed[name] = parse(obj)
-    except Malformed:
-        log.exception("%s: not readable; nothing is decided until it is", name)
-        unreadable.add((parse, name))
 
 
 class Snapshot:
@@ -75,7 +51,7 @@ class Snapshot:
         self._authorization_objects = Collection(kube, own_path(KEY_AUTHORIZATIONS), self._authorization_changed)
         self._namespace_objects = Collection(kube, path("namespaces"), self._namespace_changed)
         self._record_objects = Collection(kube, own_path(KEY_RECORDS), self._record_changed)
-        self._unreadable: set[tuple[object, str]] = set()
+        self._unreadable: set[str] = set()
         self._starting = True
         self._policy: Policy | None = None
         self._confirmed_at = float("-inf")
@@ -120,6 +96,11 @@ class Snapshot:
 
     def current(self) -> Policy:
         """The policy, without waiting. Raises PolicyNotFresh where it is not confirmed recently enough."""
+        if self._unreadable:
+            raise PolicyNotFresh(
+                f"the KeyAuthorization {min(self._unreadable)} cannot be read, so nothing is decided: "
+                "correct it or delete it"
+            )
         if not self.synced:
             raise PolicyNotFresh("keyshred has not read its policy yet: try again")
         if self.age > self._max_age:
@@ -173,12 +154,27 @@ class Snapshot:
 
     def _root_key_changed(self, name: str) -> None:
         self._policy = None
-        _keep(self._root_keys, name, self._root_key_objects.objects.get(name), RootKey.parse, self._unreadable)
+        self._root_keys.pop(name, None)
+        if (obj := self._root_key_objects.objects.get(name)) is None:
+            return
+        try:
+            self._root_keys[name] = RootKey.parse(obj)
+        except Malformed:
+            # As if it were not there: what it would seal is refused, and nobody else is troubled.
+            log.error("RootKey %s cannot be read: correct it or delete it", name)
 
     def _authorization_changed(self, name: str) -> None:
         self._policy = None
-        obj = self._authorization_objects.objects.get(name)
-        _keep(self._authorizations, name, obj, Authorization.parse, self._unreadable)
+        self._authorizations.pop(name, None)
+        self._unreadable.discard(name)
+        if (obj := self._authorization_objects.objects.get(name)) is None:
+            return
+        try:
+            self._authorizations[name] = Authorization.parse(obj)
+        except Malformed:
+            # What it would protect is not known: to go on without it could store plaintext.
+            log.error("KeyAuthorization %s cannot be read: nothing is decided until it is corrected or deleted", name)
+            self._unreadable.add(name)
 
     def _namespace_changed(self, name: str) -> None:
         obj = self._namespace_objects.objects.get(name)

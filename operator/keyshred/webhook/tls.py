@@ -1,6 +1,7 @@
 """TLS of the webhook's one port."""
 
 import ssl
+from pathlib import Path
 
 from aiohttp import web
 
@@ -15,18 +16,35 @@ def server_context(settings: WebhookSettings) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for flag, file in (
+        ("--tls-cert", settings.tls_cert),
+        ("--tls-key", settings.tls_key),
+        ("--client-ca", settings.client_ca),
+    ):
+        _check_readable(flag, file)
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigInvalid(f"serving certificate {settings.tls_cert} or its key: {error}") from error
+    except ssl.SSLError as error:
+        raise ConfigInvalid(
+            f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: no certificate and key that belong together"
+        ) from error
     if settings.client_ca:
         try:
             context.load_verify_locations(settings.client_ca)
-        except OSError as error:
-            raise ConfigInvalid(f"--client-ca {settings.client_ca}: {error}") from error
+        except ssl.SSLError as error:
+            raise ConfigInvalid(f"--client-ca {settings.client_ca}: no certificate in PEM form") from error
         # Optional at the handshake: workloads that unseal come to the same port with a token and no certificate.
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _check_readable(flag: str, file: str) -> None:
+    if not file:
+        return
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(f"{flag} {file}: {error.strerror}") from error
 
 
 def check_client(request: web.Request, settings: WebhookSettings) -> None:

@@ -19,9 +19,10 @@ from keyshred.policy.authorizations import Caller, may_unseal
 from keyshred.policy.pods import living, referred_secrets
 from keyshred.policy.resources import SecretMeta
 from keyshred.policy.secrets import decode_data
+from keyshred.times import utc_now
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.problems import from_error, problem
-from keyshred.webhook.snapshot import Snapshot, utc_now
+from keyshred.webhook.snapshot import Snapshot
 from keyshred.webhook.tokens import Identity, Tokens
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ import multiprocessing
 import signal
 import socket
 import time
-from pathlib import Path
 
 from aiohttp import web
 
@@ -27,7 +26,7 @@ from keyshred.webhook.unseal import Unsealing
 
 log = logging.getLogger(__name__)
 
-_DRAIN = 15.0
+_DRAIN = 12.0
 """Seconds for requests under way when the process is told to stop; admission itself times out after 10."""
 
 _MAX_HEADER = 32 * 1024
@@ -51,12 +50,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket) -> None:
         # A parent that was killed cannot tell: its end shows at this descriptor.
         loop.add_reader(parent.sentinel, stop.set)
     kube = await Kube.connect(settings.kubeconfig)
-    hsm = HsmService.start(
-        settings.token_uri,
-        refused_pins=Path(settings.refused_pin_file) if settings.refused_pin_file else None,
-        queue_limit=settings.hsm_queue,
-        deadline=settings.hsm_deadline,
-    )
+    hsm = HsmService.of(settings)
     snapshot = Snapshot(
         kube, settings.namespace, max_age=settings.policy_max_age, confirm_every=settings.policy_confirm_every
     )
@@ -65,7 +59,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket) -> None:
         snapshot=snapshot,
         hsm=hsm,
         secrets=SecretAdmission(snapshot, keys, CompareLimit(settings.compare_misses, time.monotonic)),
-        guard=Guard(snapshot, Records(kube)),
+        guard=Guard(kube, snapshot, Records(kube)),
         unsealing=Unsealing(kube, snapshot, keys, Tokens(kube, settings.token_review_ttl)),
     )
     watching = asyncio.create_task(snapshot.run())

@@ -4,6 +4,7 @@ There is no webhook here: RootKeys get key ID and finalizer from the test, and a
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -39,10 +40,15 @@ class Lab:
         self.kubectl = cluster.kubectl
         self.hsm = SoftHsm.create(cluster.directory / "hsm")
         self.controller = Process("controller", cluster.directory)
-        self.kubectl.run("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-        self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", str(REPOSITORY / "crds"))
+        self.install_crds()
         self.kubectl.apply(*manifests("rbac.yaml"))
         self.account = cluster.service_account_kubeconfig(OWN, "keyshred-controller")
+
+    def install_crds(self) -> None:
+        """Applies the CRDs; returns when the API server calls them Established."""
+        crds = str(REPOSITORY / "crds")
+        self.kubectl.run("apply", "--server-side", "-f", crds)
+        self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
 
     def start(
         self, *flags: str, faultpoint: str = "", process: Process | None = None, hsm: SoftHsm | None = None
@@ -82,12 +88,26 @@ class Lab:
         metadata = {"name": name}
         self.kubectl.create({"apiVersion": API_VERSION, "kind": "KeyAuthorization", "metadata": metadata, "spec": spec})
 
+    def change(self, name: str, **spec: Any) -> None:
+        """Patches a RootKey's spec."""
+        self.kubectl.run("patch", "rootkey", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
     def get(self, kind: str, name: str, *more: str) -> Json:
         obj: Json = self.kubectl("get", kind, name, *more)
         return obj
 
     def is_gone(self, kind: str, name: str) -> bool:
         return self.kubectl.run("get", kind, name, check=False).returncode != 0
+
+    def serves(self, *resources: str) -> bool:
+        """Whether the API server lists these resources of ours."""
+        listed = self.kubectl.run("get", "--raw", f"/apis/{API_VERSION}", check=False).stdout
+        return all(f'"name":"{r}"' in listed for r in resources)
+
+    def rewrite(self, key_id: str, field: str, value: str) -> None:
+        """Changes a field of the first version in a KeyRecord, which no ledger entry vouches for."""
+        patch = [{"op": "replace", "path": f"/status/versions/0/{field}", "value": value}]
+        self.kubectl.run("patch", "keyrecord", key_id, "--subresource=status", "--type=json", "-p", json.dumps(patch))
 
     def ready(self, name: str, kind: str = "rootkey") -> tuple[str, str]:
         """Status and reason of Ready."""
@@ -130,13 +150,17 @@ class Lab:
         """Makes a key behind the controller's back."""
         self._token_tool("generate", key_id)
 
+    def import_twins(self, *key_ids: str) -> None:
+        """Puts one key under several key IDs."""
+        self._token_tool("import", *key_ids)
+
     def destroy(self, key_id: str) -> None:
         """Destroys one so."""
         self._token_tool("destroy", key_id)
 
-    def _token_tool(self, verb: str, key_id: str) -> str:
+    def _token_tool(self, verb: str, *key_ids: str) -> str:
         environment = {"PYTHONPATH": str(REPOSITORY / "operator")} | self.hsm.env
-        command = [sys.executable, str(Path(__file__).with_name("token_tool.py")), verb, self.hsm.uri, key_id]
+        command = [sys.executable, str(Path(__file__).with_name("token_tool.py")), verb, self.hsm.uri, *key_ids]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
@@ -149,9 +173,9 @@ def until(what: Callable[[], T], seconds: float = STARTS_AGAIN) -> T:
     return answer
 
 
-def until_equal(what: Callable[[], T], wanted: T) -> None:
+def until_equal(what: Callable[[], T], wanted: T, seconds: float = STARTS_AGAIN) -> None:
     """Waits until `what()` is `wanted`."""
-    end = time.monotonic() + STARTS_AGAIN
+    end = time.monotonic() + seconds
     while (answer := what()) != wanted:
         assert time.monotonic() < end, f"still {answer!r}, not {wanted!r}"
         time.sleep(0.1)

@@ -1,6 +1,6 @@
 """Keys destroyed, keys kept, and what the record says of it."""
 
-import time
+import uuid
 
 import pytest
 
@@ -92,7 +92,7 @@ def test_a_token_that_is_away_changes_no_state(lab: Lab, name: str) -> None:
         assert status["state"] == "Active"
         lab.delete(name)
         until_equal(lambda: lab.get("rootkey", name)["status"]["state"], "PendingDestruction")
-        time.sleep(1)
+        until_equal(lambda: lab.ready(name), ("False", "HsmUnavailable"))
         assert not lab.is_gone("rootkey", name)
     finally:
         lab.hsm.give_back()
@@ -128,6 +128,40 @@ def test_another_key_under_that_name_is_not_destroyed(lab: Lab, name: str) -> No
     lab.destroy(key_id)
     until(lambda: lab.is_gone("rootkey", name))
     assert lab.get("keyrecord", key_id)["status"]["evidence"]["outcome"] == "absenceObserved"
+
+
+@pytest.mark.parametrize(
+    ("field", "other"), [("checkValue", "0" * 32), ("canary", "A" * 80)], ids=["checkValue", "canary"]
+)
+def test_check_value_and_canary_each_stop_it(lab: Lab, name: str, field: str, other: str) -> None:
+    key_id = lab.root_key(name)
+    until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
+    recorded = lab.get("keyrecord", key_id)["status"]["versions"][0][field]
+    assert len(recorded) == len(other)
+    lab.rewrite(key_id, field, other)
+    lab.delete(name)
+    until(lambda: lab.get("rootkey", name)["status"]["state"] == "PendingDestruction")
+    until_equal(lambda: lab.ready(name), ("False", "TokenMismatch"))
+    assert lab.on_token(key_id) == 1
+    assert lab.actions(key_id)[-1] == "DestructionStarted"
+    lab.rewrite(key_id, field, recorded)
+    until(lambda: lab.is_gone("rootkey", name))
+    assert lab.on_token(key_id) == 0
+
+
+def test_a_copy_under_another_label_is_found(lab: Lab, name: str) -> None:
+    # keyshred's own keys cannot be copied; one that was made elsewhere may have been imported twice.
+    key_id, copy = str(uuid.uuid4()), str(uuid.uuid4())
+    lab.import_twins(key_id, copy)
+    lab.root_key(name, keyID=key_id, origin="Adopted")
+    until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
+    lab.delete(name)
+    until_equal(lambda: lab.ready(name), ("False", "TokenBroken"))
+    assert (lab.on_token(key_id), lab.on_token(copy)) == (0, 1)
+    assert lab.actions(key_id)[-1] == "ObjectsDestroyed"
+    lab.destroy(copy)
+    until(lambda: lab.is_gone("rootkey", name))
+    assert lab.get("keyrecord", key_id)["status"]["state"] == "Destroyed"
 
 
 def test_a_deletion_past_admission_keeps_the_key(lab: Lab, name: str) -> None:
@@ -171,6 +205,20 @@ def test_a_key_that_comes_back_is_reported(lab: Lab, name: str) -> None:
     status = lab.get("keyrecord", key_id)["status"]
     assert status["evidence"]["repeatSearch"]["objectsFound"] == 1
     assert "found this key again" in status["message"]
+
+
+def test_a_kept_key_is_not_ended_by_a_root_key_that_never_held_it(lab: Lab, name: str) -> None:
+    """A RootKey from its backup, applied while admission was away, must not take the key along when it goes again."""
+    key_id = lab.root_key(name)
+    until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
+    lab.kubectl.run("delete", "rootkey", name, "--timeout=30s")  # past admission: nothing was recorded
+    assert lab.actions(key_id) == [*ACTIVE, "Kept"]
+    lab.root_key(name, keyID=key_id)
+    until_equal(lambda: lab.ready(name), ("False", "KeyIDInUse"))
+    lab.delete(name)
+    lab.kubectl.run("wait", "--for=delete", f"rootkey/{name}", "--timeout=30s")
+    assert "DestructionStarted" not in lab.actions(key_id)
+    assert lab.on_token(key_id) == 1
 
 
 def test_crds_that_go_and_come_back(lab: Lab, name: str) -> None:

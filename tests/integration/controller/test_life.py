@@ -1,11 +1,12 @@
 """Keys made, taken over, missed, suspended."""
 
-import time
 import uuid
+from datetime import timedelta
 
 import pytest
 
 from keyshred.names import API_VERSION
+from keyshred.times import rfc3339, utc_now
 from tests.integration.controller.lab import ACTIVE, Lab, until, until_equal
 
 
@@ -40,18 +41,24 @@ def test_a_missing_key_is_never_made_anew(lab: Lab, name: str) -> None:
 def test_suspending_and_resuming(lab: Lab, name: str) -> None:
     key_id = lab.root_key(name, suspended=True)
     until_equal(lambda: lab.ready(name), ("False", "KeySuspended"))
-    lab.kubectl.run("patch", "rootkey", name, "--type=merge", "-p", '{"spec":{"suspended":false}}')
+    lab.change(name, suspended=False)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
-    lab.kubectl.run("patch", "rootkey", name, "--type=merge", "-p", '{"spec":{"suspended":true}}')
+    lab.change(name, suspended=True)
     until_equal(lambda: lab.ready(name), ("False", "KeySuspended"))
     assert lab.actions(key_id)[3:] == ["Suspended", "Resumed", "Suspended"]
 
 
+def moment(**ahead: int) -> str:
+    return rfc3339(utc_now() + timedelta(**ahead))
+
+
 def test_activation_and_expiry_come_by_the_clock(lab: Lab, name: str) -> None:
-    moments = [time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + s)) for s in (4, 8)]
-    key_id = lab.root_key(name, activationTime=moments[0], expirationTime=moments[1])
+    key_id = lab.root_key(name, activationTime=moment(hours=1), expirationTime=moment(hours=2))
     until_equal(lambda: lab.ready(name), ("False", "NotYetActive"))
     assert lab.get("rootkey", name)["status"]["state"] == "PreActivation"
+    lab.change(name, activationTime=moment(seconds=1))
+    until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
+    lab.change(name, expirationTime=moment(seconds=1))
     until_equal(lambda: lab.ready(name), ("False", "KeyDeactivated"))
     assert lab.actions(key_id)[3:] == ["Activated", "Deactivated"]
 

@@ -1,11 +1,45 @@
-"""Looks at a token from a process of its own: `find URI KEYID` counts objects; `generate` and `destroy` as they say."""
+"""Looks at a token from a process of its own: `find URI KEYID` counts objects; `generate` and `destroy` as they say.
+
+`import URI KEYID KEYID` puts one key that was made elsewhere under both key IDs.
+"""
 
 import asyncio
+import os
 import sys
 from uuid import UUID
 
+import pkcs11
+from pkcs11 import Attribute, KeyType, ObjectClass
+
+from keyshred.hsm import uri as uris
 from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.service import HsmService
+
+
+def put(uri: str, *key_ids: str) -> None:
+    """Creates the same AES key for each key ID, with the attributes that keyshred asks for."""
+    where, value = uris.parse(uri), os.urandom(32)
+    token = pkcs11.lib(str(where.module_path)).get_token(token_label=where.token)
+    with token.open(rw=True, user_pin=where.pin_source.read_text()) as session:
+        for key_id in key_ids:
+            session.create_object(
+                {
+                    Attribute.CLASS: ObjectClass.SECRET_KEY,
+                    Attribute.KEY_TYPE: KeyType.AES,
+                    Attribute.VALUE: value,
+                    Attribute.LABEL: key_id,
+                    Attribute.ID: KeyRef(UUID(key_id), 1).cka_id,
+                    **dict.fromkeys(_YES, True),
+                    **dict.fromkeys(_NO, False),
+                }
+            )
+
+
+_YES = (Attribute.TOKEN, Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.ENCRYPT, Attribute.DECRYPT)
+_NO = (
+    *(Attribute.EXTRACTABLE, Attribute.COPYABLE, Attribute.MODIFIABLE, Attribute.WRAP, Attribute.UNWRAP),
+    *(Attribute.SIGN, Attribute.VERIFY, Attribute.DERIVE),
+)
 
 
 async def main(verb: str, uri: str, key_id: str) -> None:
@@ -21,4 +55,7 @@ async def main(verb: str, uri: str, key_id: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    if sys.argv[1] == "import":
+        put(*sys.argv[2:])
+    else:
+        asyncio.run(main(*sys.argv[1:]))

@@ -11,7 +11,7 @@ EARLY: Final = "2027-01-01T00:00:00Z"
 LATE: Final = "2028-01-01T00:00:00.123456Z"
 REF: Final[Object] = {"name": "payments"}
 STAMPED: Final[Object] = {"rootKeyRef": REF | {"keyID": KEY_ID}}
-APPROVAL: Final[Object] = {"rootKeyRef": REF | {"keyID": KEY_ID}, "action": "Destroy", "approver": "jane"}
+APPROVAL: Final[Object] = {"rootKeyRef": REF | {"keyID": KEY_ID}, "action": "Destroy", "approver": "test-admin"}
 
 
 def sample(kind: str) -> Object:
@@ -45,7 +45,7 @@ EVIDENCE: Final[Object] = {
     "outcome": "performed",
     "class": "software-logical",
     "versions": [{"version": 1, "checkValue": "0f" * 16, "mechanism": "AES_GCM"}],
-    "requestedBy": "jane",
+    "requestedBy": "test-admin",
     "requestedAt": EARLY,
     "approvedBy": [],
     "token": TOKEN,

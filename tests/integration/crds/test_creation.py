@@ -110,6 +110,9 @@ DURATIONS = ["1d", "-1s", "5", "", "1 h", "1h ", "1µs", "99999999999h"]
         ("RootKey", {"origin": "Adopted"}, "origin Adopted needs keyID"),
         ("RootKey", {"activationTime": LATE, "expirationTime": EARLY}, "expirationTime must be after"),
         ("RootKey", {"activationTime": EARLY, "expirationTime": EARLY}, "expirationTime must be after"),
+        # Go takes an offset of a whole day, Python does not: such a RootKey could not be read.
+        ("RootKey", {"expirationTime": "2030-01-01T00:00:00+24:00"}, "should match"),
+        ("RootKey", {"activationTime": "2030-01-01T00:00:00-24:00"}, "should match"),
         ("RootKey", {"activationTime": "1969-12-31T23:59:59Z"}, "activationTime must be a time after 1970"),
         ("RootKey", {"expirationTime": "0001-01-01T00:00:00Z"}, "expirationTime must be a time after 1970"),
         (

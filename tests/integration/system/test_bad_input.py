@@ -9,16 +9,23 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.apiserver import webhook_client
 from tests.cluster.keyshred import Keyshred
+from tests.cluster.pki import Pair
 from tests.integration.system.tenant import AUDIENCE, Tenant, root_key
 
 PLAINTEXT = "plaintext-in-bad-input"
 
 
 def _post(keyshred: Keyshred, path: str, body: bytes, method: str = "POST") -> tuple[int, str]:
+    """As the API server, by its certificate."""
+    return _post_as(webhook_client(keyshred.cluster.authority), keyshred, path, body, method)
+
+
+def _post_as(client: Pair | None, keyshred: Keyshred, path: str, body: bytes, method: str = "POST") -> tuple[int, str]:
     request = urllib.request.Request(f"{keyshred.url}{path}", data=body, method=method)
     try:
-        with urllib.request.urlopen(request, context=keyshred.tls(), timeout=10) as answer:
+        with urllib.request.urlopen(request, context=keyshred.tls(client), timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -75,6 +82,15 @@ def test_an_object_that_is_no_secret_is_denied(tenant: Tenant, secret: dict[str,
     assert (status, response["allowed"]) == (200, False)
     assert response["status"]["code"] == 400, response
     assert PLAINTEXT not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("route", ["secrets", "rootkeys", "rootkeys-delete", "keyauthorizations"])
+def test_a_review_that_is_not_the_api_servers(keyshred: Keyshred, route: str) -> None:
+    """Neither from a stranger nor from one whom the cluster's authority knows by another name."""
+    member = keyshred.cluster.authority.issue("member", "member")
+    for client in (None, member):
+        status, text = _post_as(client, keyshred, f"/admission/{route}", _review(operation="CREATE"))
+        assert (status, json.loads(text)["type"]) == (403, "urn:keyshred:problem:refused")
 
 
 def test_an_oversized_review_is_turned_away(keyshred: Keyshred) -> None:

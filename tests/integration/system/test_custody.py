@@ -53,8 +53,7 @@ def test_deleting_the_crd_loses_no_key(own: Keyshred) -> None:
     assert tenant.record(key_id)["state"] == "Active"
 
 
-def test_a_delete_that_another_admission_refused_is_no_delete(tenant: Tenant) -> None:
-    """A dry run has no side effect at all, so nothing is recorded."""
+def test_a_dry_run_of_a_delete_records_nothing(tenant: Tenant) -> None:
     tenant.kubectl.run("delete", "rootkey", tenant.name, "--dry-run=server")
     actions = [t["action"] for t in tenant.record(tenant.key_id)["transitions"]]
     assert "DeleteAdmitted" not in actions

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from keyshred.envelope.context import PREFIX
 from keyshred.envelope.format import (
     MAX_TEXT,
     OVERHEAD,
-    PREFIX,
     Envelope,
     Mechanism,
     looks_sealed,

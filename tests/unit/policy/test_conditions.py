@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from keyshred import names
-from keyshred.errors import HsmBusy, KeyMissing, KeyshredError, Refused
+from keyshred.errors import ConfigInvalid, HsmBusy, KeyMissing, KeyshredError, Refused
 from keyshred.names import Reason
 from keyshred.policy.conditions import Condition, Status, merge, reason_in, reason_of
 
@@ -44,6 +44,7 @@ def test_the_time_moves_with_the_status_alone(new: Condition, since: str) -> Non
     [
         (HsmBusy("x"), Reason.HSM_UNAVAILABLE),
         (KeyMissing("x"), Reason.KEY_MISSING),
+        (ConfigInvalid("x"), Reason.HSM_REFUSED),
         (Refused("x"), Reason.PENDING),
     ],
 )

@@ -109,6 +109,63 @@ def test_the_label_decides_between_two_keys(
     assert tuple("".join(r.conflicts) for r in reports) == conflicts
 
 
+def test_a_label_for_a_key_that_nobody_authorised_hides_nothing() -> None:
+    survey = Survey(policy(authorization("a")), NOW)
+    survey.secret("ns", SecretMeta("s", "(other)", {"keyshred.dev/root-key": "three"}), None)
+    assert survey.of(survey.policy.authorizations[0]).unsealed == ["ns/s"]
+
+
+def test_what_another_key_sealed_is_named() -> None:
+    survey = Survey(policy(authorization("a")), NOW)
+    survey.secret("ns", SecretMeta("s", "(other)", {}), envelope("one"))
+    survey.secret("ns", SecretMeta("t", "(other)", {}), envelope("two"))
+    given = survey.policy.authorizations[0]
+    report = survey.of(given)
+    assert (report.sealed, report.foreign) == (1, ["ns/t"])
+    ready, sealing = conditions(survey.policy, given, report, NOW)
+    assert (ready.status, ready.reason) == (Status.TRUE, Reason.AUTHORIZED)
+    assert "1 of them under another key than that of the RootKey one: ns/t" in ready.message
+    assert sealing.status is Status.FALSE
+
+
+@pytest.mark.parametrize(
+    ("label", "operations", "status"),
+    [
+        ("enabled", ["Seal", "Unseal"], Status.TRUE),
+        ("retained", ["Seal", "Unseal"], Status.FALSE),
+        (None, ["Seal", "Unseal"], Status.FALSE),
+        ("retained", ["Unseal"], Status.TRUE),
+        (None, ["Unseal"], Status.FALSE),
+    ],
+)
+def test_not_ready_before_the_namespace_carries_the_label(
+    label: str | None, operations: list[str], status: Status
+) -> None:
+    labels = {"keyshred.dev/sealing": label} if label else {}
+    world = replace(policy(authorization("a", operations=operations)), namespaces={"ns": labels})
+    survey = Survey(world, NOW)
+    survey.namespace("ns", labels)
+    given = world.authorizations[0]
+    ready = conditions(world, given, survey.of(given), NOW)[0]
+    assert ready.status is status
+    if status is Status.FALSE:
+        assert ready.reason == Reason.SEALING and "do not carry the label" in ready.message and "ns" in ready.message
+
+
+def test_names_of_namespaces_that_mean_nothing_are_told() -> None:
+    world = policy(authorization("a", namespaces={"names": ["ns", "missing", "keyshred"]}))
+    message = conditions(world, world.authorizations[0], Survey(world, NOW).of(world.authorizations[0]), NOW)[0].message
+    assert "do not exist: missing" in message and "nothing is ever sealed: keyshred" in message
+
+
+def test_an_authorization_that_only_unseals_claims_no_sealing() -> None:
+    survey = Survey(policy(authorization("a", operations=["Unseal"])), NOW)
+    survey.secret("ns", SecretMeta("s", "(other)", {}), None)
+    given = survey.policy.authorizations[0]
+    ready = conditions(survey.policy, given, survey.of(given), NOW)[0]
+    assert ready.status is Status.TRUE and "every Secret" not in ready.message
+
+
 def test_two_authorizations_for_one_key_are_no_conflict() -> None:
     survey = Survey(policy(authorization("a"), authorization("b")), NOW)
     survey.secret("ns", SecretMeta("s", "(other)", {}), None)
@@ -156,3 +213,4 @@ def test_sealing_names_a_few() -> None:
     sealing = conditions(survey.policy, given, survey.of(given), NOW)[1]
     assert sealing.status is Status.TRUE
     assert "7 (ns/s0, ns/s1, ns/s2, ns/s3, ns/s4 and 2 more)" in sealing.message
+    assert "`kubectl patch secret NAME -n NAMESPACE -p '{}'`" in sealing.message

@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from keyshred.errors import LedgerBroken, Refused
-from keyshred.policy.ledger import MAX_ENTRIES, Action, admitted_delete, append, check_chain, digest, stamp
+from keyshred.policy.ledger import (
+    MAX_ENTRIES,
+    Action,
+    admitted_delete,
+    append,
+    check_chain,
+    cut,
+    digest,
+    repeats_delete,
+)
+from keyshred.times import stamp
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -111,8 +121,8 @@ DELETED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
     ("seconds", "counts"),
     [
         (0, True),
-        (-60, True),
-        (-60.001, False),
+        (-40, True),
+        (-40.001, False),
         # The timestamp is cut to whole seconds: this delete came before the deletion it led to.
         (0.9, True),
         # The webhook's clock is ahead.
@@ -140,3 +150,31 @@ def test_the_newest_that_counts_is_taken() -> None:
     found = admitted_delete(deletes(("uid", early), ("uid", late), ("uid", after)), "uid", DELETED)
     assert found is not None
     assert found["by"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "repeats"),
+    [
+        ({}, True),
+        ({"by": "another"}, False),
+        ({"root_key_uid": "other"}, False),
+        ({"now": DELETED + timedelta(seconds=19.9)}, True),
+        # The old one still counts for a deletion that comes now, but soon would not.
+        ({"now": DELETED + timedelta(seconds=20)}, False),
+    ],
+)
+def test_a_delete_tried_again_is_not_written_again(fields: dict[str, Any], repeats: bool) -> None:
+    status = deletes(("uid", DELETED))
+    asked: dict[str, Any] = {"by": "0", "root_key_uid": "uid", "now": DELETED} | fields
+    assert repeats_delete(status, **asked) is repeats
+
+
+def test_only_the_newest_entry_can_be_repeated() -> None:
+    assert not repeats_delete({}, by="0", root_key_uid="uid", now=DELETED)
+    status = deletes(("uid", DELETED), ("other", DELETED))
+    assert not repeats_delete(status, by="0", root_key_uid="uid", now=DELETED)
+
+
+def test_texts_are_cut_by_bytes_and_between_characters() -> None:
+    assert cut("€" * 600) == "€" * 170
+    assert cut("short") == "short"

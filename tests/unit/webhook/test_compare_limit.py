@@ -29,6 +29,16 @@ def test_counted_by_user_and_secret() -> None:
     assert limit.allows("u", "ns", "t")
 
 
+def test_all_users_together_have_a_limit_too() -> None:
+    """A forged review names any user it likes."""
+    limit = CompareLimit(2, Clock())
+    for n in range(20):
+        assert limit.allows(f"u{n}", "ns", "s")
+        limit.miss(f"u{n}", "ns", "s")
+    assert not limit.allows("u20", "ns", "s")
+    assert limit.allows("u20", "ns", "t")
+
+
 def test_an_hour_later() -> None:
     clock = Clock()
     limit = CompareLimit(2, clock)
@@ -50,7 +60,7 @@ def test_none_allowed_means_none() -> None:
 
 def test_memory_is_bounded() -> None:
     limit = CompareLimit(2, Clock())
-    for n in range(compare_limit._MAX_TRACKED):
+    for n in range(compare_limit._MAX_TRACKED // 2):  # each for its user and for all
         limit.miss("u", "ns", f"s{n}")
     # One that is tracked already pushes nobody out, itself least of all.
     limit.miss("u", "ns", "s0")

@@ -8,17 +8,24 @@ import pytest
 from keyshred.errors import Malformed, PolicyNotFresh, Refused
 from keyshred.kube.client import own_path
 from keyshred.kube.records import Records
-from keyshred.names import FINALIZER, KEY_RECORDS, KeyState
+from keyshred.names import FINALIZER, KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.webhook.guard import GARBAGE_COLLECTOR, Guard
 from keyshred.webhook.review import ALLOW, Review
 from tests.unit.fakes import KEY_A, KEY_B, FakeKube, FixedSnapshot, authorization, policy, root_key
 
 Json = dict[str, Any]
-RECORDS = own_path(KEY_RECORDS)
+RECORDS, ROOT_KEY_URL = own_path(KEY_RECORDS), own_path(ROOT_KEYS)
 
 
 def guard(*objects: Json, kube: FakeKube | None = None, **more: Any) -> Guard:
-    return Guard(FixedSnapshot(policy(*objects, **more)).snapshot, Records((kube or FakeKube(RECORDS)).kube))
+    kube = kube or FakeKube(RECORDS, ROOT_KEY_URL)
+    return Guard(kube.kube, FixedSnapshot(policy(*objects, **more)).snapshot, Records(kube.kube))
+
+
+def with_root_key(obj: Json) -> FakeKube:
+    kube = FakeKube(RECORDS, ROOT_KEY_URL)
+    kube.put(ROOT_KEY_URL, obj["metadata"]["name"], **obj)
+    return kube
 
 
 def review(operation: str, new: Json | None, old: Json | None = None, **fields: Any) -> Review:
@@ -134,11 +141,12 @@ async def test_the_key_id_of_another_root_key_is_refused(old: Json | None) -> No
 
 
 async def test_an_admitted_delete_is_recorded_once_and_warned_of() -> None:
-    kube = FakeKube(RECORDS)
     obj = root_key()
     obj["status"]["dependents"] = {"secrets": 3, "namespaces": 2, "observedAt": "2026-01-01T00:00:00Z"}
-    answer = await guard(obj, kube=kube).admit_delete(review("DELETE", None, obj))
-    assert "3 Secrets in 2 namespaces (as of 2026-01-01T00:00:00Z)" in answer.warnings[0]
+    kube = with_root_key(obj)
+    for _ in range(2):
+        answer = await guard(obj, kube=kube).admit_delete(review("DELETE", None, obj))
+    assert "sealed Secrets: 3, in namespaces: 2 (as of 2026-01-01T00:00:00Z)" in answer.warnings[0]
     transitions = kube.objects[RECORDS][str(KEY_A)]["status"]["transitions"]
     assert [(t["action"], t["by"], t["rootKeyUID"]) for t in transitions] == [
         ("Created", "key-admin", ""),
@@ -157,21 +165,56 @@ async def test_an_admitted_delete_is_recorded_once_and_warned_of() -> None:
     ],
 )
 async def test_what_is_not_recorded(operation: str, old: Json | None, fields: dict[str, Any]) -> None:
-    kube = FakeKube(RECORDS)
+    kube = with_root_key(root_key())
     answer = await guard(kube=kube).admit_delete(review(operation, None, old, **fields))
     assert kube.created == []
     assert bool(answer.warnings) is fields.get("dry_run", False)
 
 
+@pytest.mark.parametrize(
+    "live",
+    [
+        root_key("another"),
+        root_key(key_id=KEY_B),
+        root_key(deleting=True),
+        root_key() | {"metadata": {"name": "rk", "uid": "newer"}},
+    ],
+)
+async def test_a_review_that_the_object_itself_does_not_bear_out_records_nothing(live: Json) -> None:
+    """Anybody may send one where the API server shows no certificate."""
+    kube = with_root_key(live)
+    await guard(kube=kube).admit_delete(review("DELETE", None, root_key()))
+    assert kube.created == []
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        {"metadata": {"name": "x"}, "spec": "x"},
+        {"metadata": {"name": "x"}, "spec": ["x"]},
+        {"metadata": {"name": "x"}, "spec": {"rootKeyRef": "x"}},
+    ],
+)
+async def test_objects_of_another_shape_are_malformed(obj: Json) -> None:
+    """The schema is held against an object only after us."""
+    with pytest.raises(Malformed, match="is not an object"):
+        await guard().stamp_authorization(review("CREATE", obj))
+    if not isinstance(obj["spec"], dict):
+        with pytest.raises(Malformed, match="is not an object"):
+            await guard().stamp_root_key(review("CREATE", obj))
+        with pytest.raises(Malformed, match="is not an object"):
+            await guard().admit_delete(review("DELETE", None, obj))
+
+
 async def test_the_garbage_collector_destroys_nothing() -> None:
-    kube = FakeKube(RECORDS)
+    kube = with_root_key(root_key())
     with pytest.raises(Refused, match="never by garbage collection"):
         await guard(kube=kube).admit_delete(review("DELETE", None, root_key(), user=GARBAGE_COLLECTOR))
     assert kube.created == []
 
 
 async def test_without_the_record_there_is_no_delete() -> None:
-    kube = FakeKube(RECORDS)
+    kube = with_root_key(root_key())
     kube.errors[f"{RECORDS}/{KEY_A}"] = PolicyNotFresh("any error")
     with pytest.raises(PolicyNotFresh):
         await guard(kube=kube).admit_delete(review("DELETE", None, root_key()))

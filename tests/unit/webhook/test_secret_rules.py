@@ -1,12 +1,14 @@
 """Admission of Secrets: key states, what is left alone, which key, and how often may be compared."""
 
 import base64
+import dataclasses
 import json
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from keyshred.envelope.format import parse, serialise
 from keyshred.errors import (
     HsmUnavailable,
     KeyMissing,
@@ -17,7 +19,7 @@ from keyshred.errors import (
     Refused,
     TokenMismatch,
 )
-from keyshred.names import ANNOTATION_LAST_APPLIED, LABEL_KEY_ID, LABEL_ROOT_KEY, KeyState
+from keyshred.names import ANNOTATION_ENVELOPE, ANNOTATION_LAST_APPLIED, LABEL_KEY_ID, LABEL_ROOT_KEY, KeyState
 from tests.unit.fakes import KEY_A, KEY_B, NOW, SEALING, authorization, root_key
 from tests.unit.webhook.admission import Cluster, Json, applied_with, plaintext, secret
 
@@ -280,9 +282,9 @@ async def test_an_unsealed_secret_may_choose_anew_when_it_is_adopted() -> None:
 async def test_uncovered(cluster: Cluster) -> None:
     stored = await cluster.write(secret(a=b"one", b=b"two"))
     cluster.set(root_key())
-    assert await cluster.write(plaintext(stored, a=b"one", b=b"two"), stored) == stored
     assert await cluster.write(stored) == stored
-    for manifest in (plaintext(stored, a=b"one", b=b"new"), plaintext(stored, a=b"one", b=b"two", c=b"new")):
+    # The same plaintext too: to compare would be to unseal, and that was revoked.
+    for manifest in (plaintext(stored, a=b"one", b=b"two"), plaintext(stored, a=b"one", b=b"two", c=b"new")):
         with pytest.raises(Refused, match="no KeyAuthorization in force covers"):
             await cluster.write(manifest, stored)
 
@@ -327,6 +329,36 @@ async def test_always_reseal(cluster: Cluster) -> None:
     assert again["data"] != stored["data"]
     assert "unwrap" not in cluster.token.calls
     assert await cluster.opened(again) == {"a": b"one"}
+
+
+async def test_a_guess_under_a_key_that_is_no_longer_given_is_not_compared(cluster: Cluster) -> None:
+    stored = await cluster.write(secret(a=b"one"))
+    cluster.set(root_key("old"), root_key(key_id=KEY_B), authorization(key_id=KEY_B))
+    anew = await cluster.write(plaintext(stored, a=b"one"), stored)
+    assert anew["metadata"]["labels"][LABEL_KEY_ID] == str(KEY_B)
+    assert await cluster.opened(anew) == {"a": b"one"}
+
+
+async def test_plaintext_over_a_dead_secret_is_sealed_under_the_new_key(cluster: Cluster) -> None:
+    stored = await cluster.write(secret(a=b"one", b=b"two"))
+    cluster.set(root_key(key_id=KEY_B), authorization(key_id=KEY_B), records={KEY_A: KeyState.DESTROYED})
+    anew = await cluster.write(plaintext(stored, a=b"one", b=b"two"), stored)
+    assert await cluster.opened(anew) == {"a": b"one", "b": b"two"}
+    half = stored | {"data": stored["data"] | {"c": base64.b64encode(b"new").decode()}}
+    with pytest.raises(Refused, match="sealed under another key"):
+        await cluster.write(half, stored)
+
+
+async def test_plaintext_over_a_damaged_envelope_is_sealed_anew(cluster: Cluster) -> None:
+    stored = await cluster.write(secret(a=b"one"))
+    envelope = parse(stored["metadata"]["annotations"][ANNOTATION_ENVELOPE])
+    text = serialise(dataclasses.replace(envelope, commit=bytes(16)))
+    damaged = stored | {"metadata": stored["metadata"] | {"annotations": {ANNOTATION_ENVELOPE: text}}}
+    anew = await cluster.write(plaintext(damaged, a=b"one"), damaged)
+    assert await cluster.opened(anew) == {"a": b"one"}
+    half = damaged | {"data": damaged["data"] | {"b": base64.b64encode(b"new").decode()}}
+    with pytest.raises(Refused, match="its envelope does not open"):
+        await cluster.write(half, damaged)
 
 
 async def test_a_damaged_value_is_replaced(cluster: Cluster) -> None:

@@ -152,33 +152,32 @@ async def test_a_resource_that_vanishes(kube: FakeKube, url: str) -> None:
             snapshot.current()
 
 
-@pytest.mark.parametrize(
-    ("url", "broken", "mended"),
-    [
-        (KAS, authorization("bad", root_key=""), authorization("bad")),
-        (RKS, root_key("bad", state="Sleeping"), root_key("bad")),
-    ],
-)
-async def test_what_cannot_be_read_stops_every_decision(
-    kube: FakeKube, url: str, broken: Json, mended: Json, caplog: pytest.LogCaptureFixture
-) -> None:
-    if url == KAS:
-        broken["spec"]["rootKeyRef"] = {}
+async def test_an_authorization_that_cannot_be_read_stops_every_decision(kube: FakeKube) -> None:
+    """What it would protect is not known."""
+    broken = authorization("bad")
+    broken["spec"] = broken["spec"] | {"rootKeyRef": {}}
     async with running(kube) as snapshot:
-        await snapshot.policy()
-        put(kube, url, broken, notify=True)
-        await settle()
-        with pytest.raises(PolicyNotFresh):
+        for mended in (authorization("bad"), None):
             await snapshot.policy()
-        assert "bad: not readable" in caplog.text
-        put(kube, url, mended, notify=True)
-        await settle()
+            put(kube, KAS, broken, notify=True)
+            await settle()
+            with pytest.raises(PolicyNotFresh, match="the KeyAuthorization bad cannot be read"):
+                await snapshot.policy()
+            if mended:
+                put(kube, KAS, mended, notify=True)
+            else:
+                kube.remove(KAS, "bad")
+            await settle()
         await snapshot.policy()
-        put(kube, url, broken, notify=True)
+
+
+async def test_a_root_key_that_cannot_be_read_is_as_if_it_were_not_there(kube: FakeKube) -> None:
+    broken = root_key("bad")
+    broken["spec"] = broken["spec"] | {"expirationTime": "2030-01-01T00:00:00+24:00"}
+    async with running(kube) as snapshot:
+        put(kube, RKS, broken, notify=True)
         await settle()
-        kube.remove(url, "bad")
-        await settle()
-        await snapshot.policy()
+        assert list((await snapshot.policy()).root_keys) == ["rk"]
 
 
 async def test_waiting_requests_share_one_list(kube: FakeKube) -> None:
@@ -229,8 +228,9 @@ async def test_no_traffic_no_lists(kube: FakeKube, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("keyshred.webhook.snapshot._IDLE", 0.0)
     async with running(kube, confirm_every=0.001) as snapshot:
         await snapshot.policy()
-        while snapshot._used.is_set():
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(5):
+            while snapshot._used.is_set():
+                await asyncio.sleep(0.001)
         before = len(kube.calls)
         await asyncio.sleep(0.02)
         assert len(kube.calls) == before
@@ -239,6 +239,8 @@ async def test_no_traffic_no_lists(kube: FakeKube, monkeypatch: pytest.MonkeyPat
 async def test_traffic_keeps_it_confirmed(kube: FakeKube) -> None:
     async with running(kube, confirm_every=0.001) as snapshot:
         await snapshot.policy()
-        before = len(kube.calls)
-        while len(kube.calls) < before + 6:
-            await asyncio.sleep(0.001)
+        wanted = len(kube.calls) + 6
+        async with asyncio.timeout(5):
+            while len(kube.calls) < wanted:
+                await asyncio.sleep(0.001)
+        assert snapshot.age < 5

@@ -31,7 +31,9 @@ def test_a_client_certificate_is_asked_for_where_its_authority_is_known(tmp_path
 
 def test_files_that_cannot_serve(tmp_path: Path) -> None:
     pair = Authority(tmp_path).issue("server", "server", hosts=["127.0.0.1"])
-    with pytest.raises(ConfigInvalid, match=r"server\.crt"):
+    with pytest.raises(ConfigInvalid, match=r"--tls-key .*absent: No such file"):
         server_context(settings(pair.certificate, tmp_path / "absent"))
+    with pytest.raises(ConfigInvalid, match="belong together"):
+        server_context(settings(pair.certificate, Authority(tmp_path / "other").key("key")))
     with pytest.raises(ConfigInvalid, match="--client-ca"):
         server_context(settings(pair.certificate, pair.key, str(tmp_path / "absent")))

@@ -82,7 +82,7 @@ class Server:
             snapshot=self.snapshot.snapshot,
             hsm=self.token.service,
             secrets=SecretAdmission(self.snapshot.snapshot, keys, CompareLimit(10, time.monotonic)),
-            guard=Guard(self.snapshot.snapshot, Records(self.kube.kube)),
+            guard=Guard(self.kube.kube, self.snapshot.snapshot, Records(self.kube.kube)),
             unsealing=Unsealing(self.kube.kube, self.snapshot.snapshot, keys, Tokens(self.kube.kube, 10)),
         )
         required = {"token_uri": "x", "tls_cert": "x", "tls_key": "x", "max_body": "4096"}
