@@ -49,6 +49,24 @@ def test_a_secret_is_sealed_unsealed_and_shredded(tenant: Tenant, other: Tenant)
     assert all(t["signature"] == "" for t in record["transitions"])
 
 
+def test_the_deletion_timestamp_alone_stops_unsealing(tenant: Tenant) -> None:
+    """Also while nobody is there to destroy the key."""
+    tenant.create_secret("database", password=PASSWORD)
+    token, keyshred = tenant.token(), tenant.keyshred
+    assert tenant.ask("database", token)[0] == 200
+    keyshred.controller.stop()
+    try:
+        tenant.kubectl.run("delete", "rootkey", tenant.name, "--wait=false")
+        time.sleep(1)
+        status, body = tenant.ask("database", token)
+        assert status == 403 and "PendingDestruction" in body["detail"]
+        tenant.kubectl.run("label", "secret", "database", "-n", tenant.name, "team=red")
+    finally:
+        keyshred.start_controller()
+    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{tenant.name}", "--timeout=60s")
+    assert tenant.ask("database", token)[0] == 410
+
+
 def test_the_search_is_repeated_and_recorded(tenant: Tenant) -> None:
     key_id = tenant.delete_key()
     tenant.kubectl.run(
