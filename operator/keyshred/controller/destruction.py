@@ -16,7 +16,7 @@ from keyshred.controller.material import Materials
 from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, root_key_by_uid
 from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
-from keyshred.errors import Conflict, KeyshredError, KubeUnavailable, NotFound, Refused, TokenBroken
+from keyshred.errors import Conflict, KeyshredError, NotFound, Refused, TokenBroken
 from keyshred.hsm.interface import KeyRef, TokenStatus
 from keyshred.kube.client import Json, own_path, path
 from keyshred.names import FINALIZER, ROOT_KEYS, KeyState, Reason
@@ -56,12 +56,14 @@ class Destruction:
         if key.key_id is not None:
             try:
                 await self._end(obj, key, key.key_id)
-            except (Conflict, KubeUnavailable):
+            except Conflict:
                 raise
             except KeyshredError as error:
-                await self._show(
-                    obj, reason_of(error), f"the destruction waits, nothing more is done until then: {error}"
-                )
+                # Where the API server itself is the cause, this fails too, and the first cause counts.
+                with contextlib.suppress(KeyshredError):
+                    await self._show(
+                        obj, reason_of(error), f"the destruction waits, nothing more is done until then: {error}"
+                    )
                 raise
         await self._release(obj)
 

@@ -131,7 +131,7 @@ def _envelope(secret: Json, data: dict[str, bytes], call: _Call) -> Envelope | N
 
 
 def _etag(secret: Json, key_id: UUID | None) -> str:
-    """Of key ID and stored ciphertext; a hash, so that it tells nothing of an unsealed value either."""
+    """Of key ID and what is stored: ciphertext, or what is not sealed; given only to those who may read it."""
     annotation = (secret["metadata"].get("annotations") or {}).get(ANNOTATION_ENVELOPE, "")
     stored = orjson.dumps([str(key_id), annotation, secret.get("data") or {}], option=orjson.OPT_SORT_KEYS)
     return f'"{hashlib.sha256(stored).hexdigest()}"'
