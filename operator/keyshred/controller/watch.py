@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 _CRDS: Final = "customresourcedefinitions"
 _EXTENSIONS: Final = {"group": "apiextensions.k8s.io", "version": "v1"}
 
+_PAUSE: Final = 1.0
+"""Seconds before kopf is started again after it failed, so that a lasting cause does not make it spin."""
+
 
 class Watch:
     """Handlers on events only: state handlers would copy whole objects into annotations.
@@ -39,7 +42,7 @@ class Watch:
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     async def run(self) -> None:
-        """Watches until it is cancelled. Raises what kopf raises where it cannot go on."""
+        """Watches until it is cancelled, or kopf ends by itself; one that failed is started anew."""
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for each event
         # It warns that signals are not its business in this thread, which is as it should be.
         logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
@@ -50,12 +53,19 @@ class Watch:
             # when it began, whoever made them.
             own, stop = self._running = asyncio.new_event_loop(), asyncio.Event()
             thread = self._loop.run_in_executor(None, self._operate, own, stop)
+            failed = False
             try:
                 await asyncio.shield(thread)
+            except Exception as error:
+                # Where a watch is renewed just as its CRD goes, kopf takes the 404 for the end of everything.
+                log.error("kopf failed: %s; watching starts anew", type(error).__name__)
+                failed = True
             finally:
                 self._stop()
                 await asyncio.wait([thread])
-            if not stop.is_set():
+            if failed:
+                await asyncio.sleep(_PAUSE)
+            elif not stop.is_set():
                 return
 
     async def look_again(self) -> None:
