@@ -49,7 +49,3 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         add_arguments(sub, settings)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

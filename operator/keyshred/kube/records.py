@@ -1,6 +1,7 @@
 """KeyRecords: read, begin, and write on. The webhook and the controller both write, each on what it has read."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Unpack
 from uuid import UUID
 
@@ -29,27 +30,26 @@ class Records:
 
     async def ensure(self, key_id: UUID, root_key_name: str, *, by: str) -> Json:
         """The KeyRecord, begun with the transition Created where it is new."""
-        for _ in range(_ATTEMPTS):
+
+        async def begin() -> Json:
             record = await self.get(key_id)
-            try:
-                if record is None:
-                    record = await self._kube.create(
-                        own_path(KEY_RECORDS),
-                        {
-                            "apiVersion": API_VERSION,
-                            "kind": "KeyRecord",
-                            "metadata": {"name": str(key_id)},
-                            "spec": {"keyID": str(key_id), "rootKeyName": root_key_name},
-                        },
-                    )
-                if (record.get("status") or {}).get("transitions"):
-                    return record
-                return await self.write(
-                    record, action=ledger.Action.CREATED, by=by, changes={"state": KeyState.PRE_ACTIVATION.value}
+            if record is None:
+                record = await self._kube.create(
+                    own_path(KEY_RECORDS),
+                    {
+                        "apiVersion": API_VERSION,
+                        "kind": "KeyRecord",
+                        "metadata": {"name": str(key_id)},
+                        "spec": {"keyID": str(key_id), "rootKeyName": root_key_name},
+                    },
                 )
-            except Conflict:
-                continue
-        raise Conflict(f"KeyRecord {key_id}: others keep writing it")
+            if (record.get("status") or {}).get("transitions"):
+                return record
+            return await self.write(
+                record, action=ledger.Action.CREATED, by=by, changes={"state": KeyState.PRE_ACTIVATION.value}
+            )
+
+        return await _against_others(key_id, begin)
 
     async def append(
         self, key_id: UUID, *, changes: Mapping[str, Any] | None = None, **entry: Unpack[ledger.Entry]
@@ -59,15 +59,14 @@ class Records:
         Only for what stays true whatever the others wrote; a step in the HSM is written with `write`.
         Raises NotFound without a KeyRecord, Conflict after five attempts.
         """
-        for _ in range(_ATTEMPTS):
+
+        async def read_and_write() -> Json:
             record = await self.get(key_id)
             if record is None:
                 raise NotFound(f"KeyRecord {key_id} does not exist")
-            try:
-                return await self.write(record, changes=changes, **entry)
-            except Conflict:
-                continue
-        raise Conflict(f"KeyRecord {key_id}: others keep writing it")
+            return await self.write(record, changes=changes, **entry)
+
+        return await _against_others(key_id, read_and_write)
 
     async def write(
         self, record: Json, *, changes: Mapping[str, Any] | None = None, **entry: Unpack[ledger.Entry]
@@ -84,3 +83,11 @@ class Records:
         """Returns if the record has not moved since it was read; changes nothing. Raises Conflict otherwise."""
         # The API server compares the version before it finds that nothing changes.
         await self._kube.replace(own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record)
+
+
+async def _against_others(key_id: UUID, attempt: Callable[[], Awaitable[Json]]) -> Json:
+    """Optimistic concurrency: reads and decides anew where somebody else wrote in between. Raises Conflict at last."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(Conflict):
+            return await attempt()
+    raise Conflict(f"KeyRecord {key_id}: others keep writing it")

@@ -16,6 +16,15 @@ def prepare(log_level: str) -> None:
         logging.getLogger(library).setLevel(max(logging.getLevelName(log_level), logging.INFO))
 
 
+def where(error: BaseException) -> str:
+    """Type and place of an error for the log, and no more: a message, or a traceback's locals, could hold a value."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    return type(error).__name__ + place
+
+
 def without_details(logger: logging.Logger) -> logging.Logger:
     """The logger, with exceptions cut down to their type: for libraries whose exceptions quote what was sent."""
     logger.addFilter(_blank)

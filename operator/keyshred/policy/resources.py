@@ -121,7 +121,6 @@ class Authorization:
     name: str
     root_key_name: str
     key_id: UUID | None
-    mode: str
     namespace_names: frozenset[str]
     namespace_selector: Object | None
     secret_selector: Object | None
@@ -147,7 +146,6 @@ class Authorization:
                 name=meta["name"],
                 root_key_name=ref["name"],
                 key_id=_uuid(ref.get("keyID")),
-                mode=spec.get("mode") or "Enforce",
                 namespace_names=frozenset(namespaces.get("names") or ()),
                 namespace_selector=namespaces.get("selector"),
                 secret_selector=secrets.get("selector"),

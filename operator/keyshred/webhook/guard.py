@@ -86,16 +86,17 @@ class Guard:
         if review.user == GARBAGE_COLLECTOR:
             raise Refused("a RootKey is destroyed only when somebody asks for it, never by garbage collection")
         meta, key_id = _metadata(obj), _spec(obj).get("keyID")
+        name = str(meta.get("name"))
         if meta.get("deletionTimestamp") or not key_id:
             return ALLOW
         if not review.dry_run:
-            await self._record_delete(review.user, str(meta.get("name")), meta.get("uid"), _key_id(key_id))
+            await self._record_delete(review.user, name, meta.get("uid"), _key_id(key_id))
         dependents = _field(_field(obj, "status"), "dependents")
         secrets, namespaces = dependents.get("secrets", 0), dependents.get("namespaces", 0)
         counted = f" (as of {dependents['observedAt']})" if dependents.get("observedAt") else " (not counted yet)"
         return Answer(
             warnings=(
-                f"keyshred: RootKey {meta['name']}: sealed Secrets: {secrets}, in namespaces: {namespaces}{counted}; "
+                f"keyshred: RootKey {name}: sealed Secrets: {secrets}, in namespaces: {namespaces}{counted}; "
                 "they become unreadable for ever, in every backup too",
             )
         )

@@ -1,7 +1,6 @@
 """Admission of Secrets: carries out the plan of `policy.secrets` with the token."""
 
 import hmac
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,8 +18,6 @@ from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.review import ALLOW, Answer, Review
 from keyshred.webhook.snapshot import Snapshot
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -66,7 +63,8 @@ class SecretAdmission:
         unlocked: ValueKeys | None = None
         equal: frozenset[str] = frozenset()
         if plan.base is not None and (plan.verify or comparing):
-            unlocked = await self._unlock(plan.base, policy, needed=bool(plan.verify or plan.kept))
+            unlock = self._unlock if plan.verify or plan.kept else self._try_unlock
+            unlocked = await unlock(plan.base, policy)
         if unlocked is not None:
             _verify(unlocked, write, plan.verify)
             if comparing:
@@ -101,10 +99,7 @@ class SecretAdmission:
                 f"its other values are sealed under another key than RootKey {root_key.name}: "
                 "send all values in plaintext, or delete the Secret and create it again"
             )
-        unlocked = unlocked or await self._unlock(kept, policy)
-        if unlocked is None:
-            raise Refused(_DAMAGED)
-        return unlocked, kept
+        return unlocked or await self._unlock(kept, policy), kept
 
     def _may_compare(
         self, user: str, write: Write, plan: Plan, policy: Policy, authorization: Authorization | None
@@ -128,15 +123,20 @@ class SecretAdmission:
                 self.limit.miss(user, write.namespace, write.name)
         return frozenset(equal)
 
-    async def _unlock(self, base: Envelope, policy: Policy, *, needed: bool = True) -> ValueKeys | None:
-        """The keys under the envelope. Raises Refused where it is damaged; None if nothing that is kept needs it."""
+    async def _unlock(self, base: Envelope, policy: Policy) -> ValueKeys:
+        """The keys under the envelope. Raises Refused where it is damaged."""
+        unlocked = await self._try_unlock(base, policy)
+        if unlocked is None:
+            raise Refused(_DAMAGED)
+        return unlocked
+
+    async def _try_unlock(self, base: Envelope, policy: Policy) -> ValueKeys | None:
+        """The keys under the envelope; None where it is damaged."""
         _check_unwrap(base, policy)
         try:
             unlocked = await self.keys.unlock(base, policy.root_key(base.key_id))
         except CannotOpen:
-            if not needed:
-                return None
-            raise Refused(_DAMAGED) from None
+            return None
         # The token may have taken its time: what it opened counts only if the policy still allows it.
         _check_unwrap(base, self.snapshot.current())
         return unlocked

@@ -10,6 +10,7 @@ from aiohttp import web
 from keyshred.config import WebhookSettings
 from keyshred.errors import KeyshredError, Stop
 from keyshred.hsm.service import HsmService
+from keyshred.observe.process import where
 from keyshred.webhook import review
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.problems import from_error, problem
@@ -63,20 +64,11 @@ def _admission(settings: WebhookSettings, decide: Decide) -> Handler:
                 log.error("%s of %s/%s: %s", asked.operation, asked.namespace, asked.name, error)
             body = review.denied(asked.uid, error)
         except Exception as error:
-            # The type and the place alone: a message, or a traceback's locals, could hold a value.
-            log.error("%s of %s/%s failed: %s", asked.operation, asked.namespace, asked.name, _where(error))
+            log.error("%s of %s/%s failed: %s", asked.operation, asked.namespace, asked.name, where(error))
             body = review.denied(asked.uid, Stop("keyshred failed to decide; nothing was stored"))
         return web.Response(body=body, content_type="application/json")
 
     return handle
-
-
-def _where(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    return type(error).__name__ + place
 
 
 @web.middleware
@@ -91,7 +83,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception as error:
-        log.error("%s %s failed: %s", request.method, request.path, _where(error))
+        log.error("%s %s failed: %s", request.method, request.path, where(error))
         return problem(500, "internal-error", "keyshred failed to answer")
 
 

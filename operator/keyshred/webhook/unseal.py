@@ -15,6 +15,7 @@ from keyshred.errors import CannotOpen, KeyshredError, KubeUnavailable, NotAllow
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
 from keyshred.observe import audit
+from keyshred.observe.process import where
 from keyshred.policy.authorizations import Caller, may_unseal
 from keyshred.policy.pods import living, referred_secrets
 from keyshred.policy.resources import SecretMeta
@@ -59,8 +60,7 @@ class Unsealing:
             call.verdict = error.verdict if isinstance(error, NotAllowed) else type(error).__name__
             response = from_error(error)
         except Exception as error:
-            # The type alone: a message, or a traceback's locals, could hold a value.
-            log.error("unseal failed: %s", type(error).__name__)
+            log.error("unseal failed: %s", where(error))
             call.verdict = "InternalError"
             response = problem(500, "internal-error", "keyshred failed to answer; nothing was given out")
         _audit(call, response.status)

@@ -65,7 +65,7 @@ class Lab:
 
     @property
     def _command(self) -> list[str]:
-        command = [sys.executable, "-m", "keyshred.cli.main", "controller"]
+        command = [sys.executable, "-m", "keyshred", "controller"]
         command += [f"--kubeconfig={self.account}", f"--namespace={OWN}"]
         return [
             *command,
