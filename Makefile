@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration lock clean demo-parts test-parts binaries demo-packages test-packages
+.PHONY: help demo test bench lint unit integration lock clean demo-parts test-parts binaries test-binaries demo-packages test-packages
 
 PYTHON3 ?= python3
 CACHE := $(abspath $(or $(KEYSHRED_CACHE),.cache))
@@ -30,6 +30,10 @@ test: ## lint and every test; sets up what is missing
 	@$(MAKE) lint
 	@$(PYTEST)
 
+bench: ## the table of docs/performance.md on this machine, in about 8 minutes (ARGS="--quick" for one)
+	@$(MAKE) -j3 demo-parts
+	@$(DEMO_VENV)/bin/python -m tests.benchmarks $(ARGS)
+
 lint: $(DEV_VENV)/.ready ## style, types and layers
 	$(DEV_VENV)/bin/ruff check
 	$(DEV_VENV)/bin/ruff format --check
@@ -54,16 +58,19 @@ clean: ## stop the cluster of `python -m tests.cluster up` and delete what was s
 	@rm -rf $(addprefix $(CACHE)/,bin failures import-linter mypy pytest ruff run venv-*)
 
 demo-parts: $(DEMO_VENV)/.ready binaries demo-packages
-test-parts: $(DEV_VENV)/.ready binaries test-packages
+test-parts: $(DEV_VENV)/.ready test-binaries test-packages
 
 binaries:
 	@$(PYTHON3) -m tests.cluster build
+
+test-binaries:
+	@$(PYTHON3) -m tests.cluster build --for-tests
 
 demo-packages:
 	@$(PYTHON3) -m tests.cluster packages softhsm2
 
 test-packages:
-	@$(PYTHON3) -m tests.cluster packages softhsm2 opensc
+	@$(PYTHON3) -m tests.cluster packages softhsm2 opensc git
 
 $(DEMO_VENV)/.ready: KIND := demo
 $(DEMO_VENV)/.ready: requirements.txt

@@ -78,6 +78,9 @@ class WebhookSettings(CommonSettings):
     )
     client_name: str = option("common name that the API server's client certificate must have", "")
     workers: int = option("worker processes; each has a token session of its own", 2)
+    drain_delay: float = option(
+        "seconds after SIGTERM in which new connections are still served, until no Service sends any", 5.0
+    )
     max_body: int = option("bytes of an admission review that are read at most", 8 * 1024 * 1024, positive=True)
     policy_max_age: float = option("seconds after which policy that was not confirmed decides nothing", 1.0)
     policy_confirm_every: float = option(
@@ -110,7 +113,12 @@ class ControllerSettings(CommonSettings):
     resync: float = option("seconds between full passes over every custom resource", 60.0, positive=True)
     repeat_search_after: float = option("seconds after a destruction when the search for the key is repeated", 60.0)
     settle: float = option(
-        "seconds a namespace stays `retained` before its label goes, so that every API server and webhook knows", 30.0
+        "seconds a new or removed label takes to be known to every API server and webhook: until then nothing that was "
+        "there before is sealed, and the label `retained` stays; less than 30 is for tests alone",
+        30.0,
+    )
+    sweep_rate: float = option(
+        "Secrets per second that are sealed where they were there before, or released, at most", 50.0, positive=True
     )
     lease_duration: float = option("seconds after which a controller that stopped renewing its Lease is replaced", 15.0)
     hsm_backup_retention: str = option("how long backups of the HSM are kept, for the record; empty: unknown", "")

@@ -6,6 +6,7 @@
     │   ├── HsmBusy           the queue before the token is full
     │   ├── PolicyNotFresh    the policy that would decide is not confirmed recently enough
     │   ├── KubeUnavailable   the API server did not answer, or answered 5xx or 429
+    │   ├── NotReady          this process starts, stops, or has a worker that does not work
     │   └── WatchExpired      a list or watch starts from a version that the API server no longer has: list anew
     ├── Deny                  this request can never succeed as it is; others go on
     │   ├── Malformed         input that does not parse: a review, a body, a token URI, a spec
@@ -14,9 +15,11 @@
     │   ├── CannotOpen        tampered, wrong key or wrong context: one blank answer for all three
     │   ├── NotAuthenticated  no bearer token, or one that the API server does not accept for our audience
     │   ├── Refused           a rule says no: the message names the object, the cause and the next step
+    │   │   ├── KeyProtected  the RootKey is protected, and Secrets depend on it
     │   │   └── NotAllowed    the caller may not unseal this Secret; why is for the audit line alone
     │   ├── KeyNotUsable      the root key's state forbids the action
     │   ├── KeyGone           the root key is destroyed: nothing opens under it, for ever
+    │   ├── NotSupported      this token cannot do what was asked of it
     │   ├── NotFound          an object that the request names does not exist
     │   └── Conflict          somebody else wrote first: read again, then decide again
     └── Stop                  going on could do harm: a person must look
@@ -26,7 +29,9 @@
         ├── KeyMissing        the token no longer holds a key that it should hold
         ├── KeyAmbiguous      a look-up found more than one object
         ├── TokenBroken       the token gives wrong answers or none that make sense
-        └── LedgerBroken      the chain of a KeyRecord's transitions does not hold
+        ├── KeyClaimed        another cluster claims the key that is to be destroyed
+        ├── LedgerBroken      the chain of a KeyRecord's transitions does not hold, or the KeyRecord is gone
+        └── LedgerBehindToken the token knows a later transition than the KeyRecord
 
 A message is written for the person who reads it in `kubectl`, so it holds no value, key, PIN or bearer token. What went
 wrong underneath (a CKR code, an HTTP status) belongs in `__cause__` and in the log.
@@ -55,6 +60,10 @@ class PolicyNotFresh(Retry):
 
 class KubeUnavailable(Retry):
     """The API server did not answer, or answered 5xx or 429."""
+
+
+class NotReady(Retry):
+    """This process starts, stops, or has a worker that does not work."""
 
 
 class WatchExpired(Retry):
@@ -89,7 +98,16 @@ class NotAuthenticated(Deny):
 
 
 class Refused(Deny):
-    """A rule says no."""
+    """A rule says no. Where the API server said it: the fields at fault, and keyshred's own reason if it was ours."""
+
+    def __init__(self, message: str, *, fields: frozenset[str] = frozenset(), reason: str = "") -> None:
+        super().__init__(message)
+        self.fields = fields
+        self.reason = reason
+
+
+class KeyProtected(Refused):
+    """The RootKey is protected, and Secrets depend on it."""
 
 
 class NotAllowed(Refused):
@@ -106,6 +124,10 @@ class KeyNotUsable(Deny):
 
 class KeyGone(Deny):
     """The root key is destroyed."""
+
+
+class NotSupported(Deny):
+    """This token cannot do what was asked of it."""
 
 
 class NotFound(Deny):
@@ -144,5 +166,17 @@ class TokenBroken(Stop):
     """The token gives wrong answers, or none that make sense."""
 
 
+class KeyClaimed(Stop):
+    """Another cluster claims the key that is to be destroyed."""
+
+
 class LedgerBroken(Stop):
-    """The chain of a KeyRecord's transitions does not hold: somebody changed it."""
+    """The chain of a KeyRecord's transitions does not hold, or the KeyRecord is gone: somebody changed it."""
+
+
+class LedgerBehindToken(Stop):
+    """The token knows a later transition than the KeyRecord. `decided`: and the key's destruction, too."""
+
+    def __init__(self, message: str, *, decided: bool = False) -> None:
+        super().__init__(message)
+        self.decided = decided

@@ -22,6 +22,10 @@ ANNOTATION_ENVELOPE: Final = f"{GROUP}/envelope"
 """On a Secret: the envelope (docs/envelope-format.md)."""
 LABEL_SEALING: Final = f"{GROUP}/sealing"
 """On a Namespace: `enabled` or `retained`; what the webhook configurations select on."""
+ANNOTATION_HELD: Final = f"{GROUP}/held"
+"""On a Namespace: names, separated by commas, of the Secrets that were never sealed and are left so for now, since
+something still reads them natively. `HELD_ALL`: every Secret that is not sealed yet, while the label settles."""
+HELD_ALL: Final = "*"
 ANNOTATION_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 FINALIZER: Final = f"{GROUP}/destruction"
@@ -34,8 +38,12 @@ READER_CLUSTER_ROLE: Final = f"{GROUP}:secret-reader"
 """ClusterRole that the controller binds in sealing namespaces, and nowhere else."""
 READER_ROLE_BINDING: Final = "keyshred-secret-reader"
 COUNTER_CLUSTER_ROLE: Final = f"{GROUP}:secret-counter"
-"""ClusterRole (list) that lets the controller count Secrets by their metadata; bound in sealing namespaces alone."""
+"""ClusterRole (list, watch, patch) that lets the controller watch Secrets by their metadata, and make the API server
+send one to the webhook; bound in sealing namespaces, and where a KeyAuthorization is in Preview or Release."""
 COUNTER_ROLE_BINDING: Final = "keyshred-secret-counter"
+RELEASER_CLUSTER_ROLE: Final = f"{GROUP}:secret-releaser"
+"""ClusterRole (get, update) by which the controller puts plaintext back; bound only while mode Release asks for it."""
+RELEASER_ROLE_BINDING: Final = "keyshred-secret-releaser"
 WEBHOOK_SERVICE_ACCOUNT: Final = "keyshred-webhook"
 CONTROLLER_SERVICE_ACCOUNT: Final = "keyshred-controller"
 CONTROLLER_LEASE: Final = "keyshred-controller"
@@ -63,6 +71,14 @@ class Sealing(StrEnum):
     RETAINED = "retained"
 
 
+class Mode(StrEnum):
+    """What a KeyAuthorization does."""
+
+    ENFORCE = "Enforce"
+    PREVIEW = "Preview"
+    RELEASE = "Release"
+
+
 class KeyState(StrEnum):
     """States of a root key (NIST SP 800-57 part 1, section 7)."""
 
@@ -80,6 +96,8 @@ class Condition(StrEnum):
     READY = "Ready"
     KEY_MATERIAL_PRESENT = "KeyMaterialPresent"
     SEALING = "Sealing"
+    STALLED = "Stalled"
+    """On a KeyRecord, and only while something keeps the destruction of its key from going on."""
 
 
 class Reason(StrEnum):
@@ -95,6 +113,7 @@ class Reason(StrEnum):
     HSM_UNAVAILABLE = "HsmUnavailable"
     HSM_REFUSED = "HsmRefused"
     PENDING = "Pending"
+    DESTRUCTION_SCHEDULED = "DestructionScheduled"
     DESTRUCTION_STARTED = "DestructionStarted"
     KEY_DESTROYED = "KeyDestroyed"
     KEY_KEPT = "KeyKept"
@@ -104,6 +123,9 @@ class Reason(StrEnum):
     TOKEN_MISMATCH = "TokenMismatch"  # noqa: S105
     TOKEN_BROKEN = "TokenBroken"  # noqa: S105
     LEDGER_BROKEN = "LedgerBroken"
+    LEDGER_BEHIND_TOKEN = "LedgerBehindToken"  # noqa: S105
+    KEY_CLAIMED = "KeyClaimed"
+    KEY_PROTECTED = "KeyProtected"
     KEY_FOUND_AGAIN = "KeyFoundAgain"
     # KeyAuthorization
     AUTHORIZED = "Authorized"
@@ -113,3 +135,7 @@ class Reason(StrEnum):
     EXPIRED = "Expired"
     SEALING = "Sealing"
     ALL_SEALED = "AllSealed"
+    SWEEP_STARTED = "SweepStarted"
+    PREVIEW = "Preview"
+    RELEASING = "Releasing"
+    RELEASED = "Released"

@@ -1,6 +1,7 @@
 """A control plane by hand.
 
 python -m tests.cluster build [NAME...]     build what is missing of the control plane, or of the binaries named
+python -m tests.cluster build --for-tests   build that and what else the tests run
 python -m tests.cluster packages NAME...    install Debian packages where they are missing
 python -m tests.cluster up                  start one that stays, and print its KUBECONFIG line
 python -m tests.cluster down                stop it and delete its state
@@ -18,6 +19,8 @@ from tests.cluster.errors import ClusterError
 def main(arguments: list[str]) -> None:
     """Does what the module's text says; exits with it otherwise."""
     match arguments:
+        case ["build", "--for-tests"]:
+            build.ensure((*build.CONTROL_PLANE, *build.CLIENTS))
         case ["build", *names]:
             build.ensure(names or build.CONTROL_PLANE)
         case ["packages", *names] if names and set(names) <= packages.COMMANDS.keys():

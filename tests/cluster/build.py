@@ -28,10 +28,10 @@ class Tool:
     """What is built from one go.mod."""
 
     name: str
-    version: str
-    modules: tuple[str, ...]
+    modules: Mapping[str, str]
+    """Go modules that are pinned, and their versions."""
     packages: Mapping[str, str]
-    """Binary name to Go package."""
+    """Binary name to Go package; those of the tool's own module lie in folders beside its go.mod."""
     variables: Mapping[str, str]
     """Go string variables that the linker sets."""
     cold: str
@@ -42,10 +42,19 @@ class Tool:
         """Folder of go.mod, go.sum and tools.go."""
         return Path(__file__).parent / "go" / self.name
 
+    @property
+    def module(self) -> str:
+        """The Go module of `directory`."""
+        return f"keyshred.dev/tests/{self.name}"
+
     def stamp(self, binary: str) -> str:
         """Hash of everything that decides the bytes of `binary`, but for the Go release."""
+        package = self.packages[binary]
         inputs = [(self.directory / name).read_bytes() for name in ("go.mod", "go.sum")]
-        inputs += [self.packages[binary].encode(), self.ldflags.encode()]
+        inputs += [package.encode(), self.ldflags.encode()]
+        if package.startswith(self.module + "/"):
+            sources = (self.directory / package.removeprefix(self.module + "/")).rglob("*.go")
+            inputs += [source.read_bytes() for source in sorted(sources)]
         return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in inputs)).hexdigest()
 
     @property
@@ -67,8 +76,7 @@ TOOLS: Final = {
     for tool in (
         Tool(
             name="kubernetes",
-            version=versions.KUBERNETES,
-            modules=("k8s.io/kubernetes",),
+            modules={"k8s.io/kubernetes": versions.KUBERNETES},
             packages={
                 name: f"k8s.io/kubernetes/cmd/{name}"
                 for name in (
@@ -85,15 +93,34 @@ TOOLS: Final = {
         ),
         Tool(
             name="etcd",
-            version=versions.ETCD,
-            modules=("go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/etcdctl/v3"),
+            modules=dict.fromkeys(("go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/etcdctl/v3"), versions.ETCD),
             packages={"etcd": "go.etcd.io/etcd/server/v3", "etcdctl": "go.etcd.io/etcd/etcdctl/v3"},
             variables={},
             cold="about 1 minute",
         ),
+        # One module for all three: each alone would compile Kubernetes' client libraries at a version of its own.
+        Tool(
+            name="clients",
+            modules={
+                "helm.sh/helm/v3": versions.HELM,
+                "github.com/argoproj/argo-cd/gitops-engine": versions.ARGOCD_ENGINE,
+                "github.com/fluxcd/pkg/ssa": versions.FLUX_SSA,
+                "k8s.io/kubernetes": versions.KUBERNETES,
+            },
+            packages={
+                "helm": "helm.sh/helm/v3/cmd/helm",
+                "argocd-agent": "github.com/argoproj/argo-cd/gitops-engine/agent",
+                "argocd": "keyshred.dev/tests/clients/argocd",
+                "flux": "keyshred.dev/tests/clients/flux",
+            },
+            variables=_kubernetes_variables(versions.KUBERNETES),
+            cold="about 2 minutes",
+        ),
     )
 }
 CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
+CLIENTS: Final = tuple(TOOLS["clients"].packages)
+"""What others deploy with; for tests alone."""
 
 
 def ensure(names: Iterable[str] = CONTROL_PLANE) -> None:
@@ -173,7 +200,7 @@ def _go_name(package: str) -> str:
 
 
 def _start(tool: Tool, names: list[str], folder: Path) -> _Running:
-    title = f"{', '.join(names)} {tool.version}"
+    title = f"{', '.join(names)} ({tool.name})"
     _say(f"building {title} from source ({tool.cold} on two cores when nothing is cached)")
     output = (folder / f"{tool.name}.log").open("w+b")
     process = subprocess.Popen(

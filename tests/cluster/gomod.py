@@ -24,10 +24,10 @@ def _lock(tool: Tool) -> None:
     tool.directory.mkdir(parents=True, exist_ok=True)
     imports = "".join(f'\t_ "{package}"\n' for package in tool.packages.values())
     (tool.directory / "tools.go").write_text(f"//go:build tools\n\npackage tools\n\nimport (\n{imports})\n")
-    requires = "".join(f"\t{module} {tool.version}\n" for module in tool.modules)
+    requires = "".join(f"\t{module} {version}\n" for module, version in tool.modules.items())
     replaces = "".join(f"\t{module} => {module} {version}\n" for module, version in _staging(tool).items())
     (tool.directory / "go.mod").write_text(
-        f"module keyshred.dev/tests/{tool.name}\n\ngo {versions.GO}.0\n\ngodebug default=go{versions.GO}\n\n"
+        f"module {tool.module}\n\ngo {versions.GO}.0\n\ngodebug default=go{versions.GO}\n\n"
         f"require (\n{requires})\n" + (f"\nreplace (\n{replaces})\n" if replaces else "")
     )
     (tool.directory / "go.sum").unlink(missing_ok=True)
@@ -35,15 +35,15 @@ def _lock(tool: Tool) -> None:
 
 
 def _staging(tool: Tool) -> dict[str, str]:
-    """Modules that the tool's own go.mod replaces by folders beside it, and the version they are published under.
+    """Modules that a pinned one's go.mod replaces by folders beside it, and the version they are published under.
 
     A replace directive counts in the main module only, so ours has to say it again (v1.36.3 is v0.36.3 there).
     """
-    published = "v0." + tool.version.split(".", 1)[1]
     names: dict[str, str] = {}
-    for module in tool.modules:
-        downloaded = json.loads(_go(tool.directory, "mod", "download", "-json", f"{module}@{tool.version}", alone=True))
+    for module, version in tool.modules.items():
+        downloaded = json.loads(_go(tool.directory, "mod", "download", "-json", f"{module}@{version}", alone=True))
         text = Path(downloaded["GoMod"]).read_text()
+        published = "v0." + version.split(".", 1)[1]
         names |= dict.fromkeys(re.findall(r"^\s*(\S+) => \./staging/", text, re.MULTILINE), published)
     return names
 

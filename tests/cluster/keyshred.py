@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ import yaml
 from tests.cluster import ports
 from tests.cluster.apiserver import WEBHOOK_CLIENT
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import REPOSITORY
 from tests.cluster.pki import Pair
 from tests.cluster.processes import Process
@@ -54,15 +56,29 @@ class Keyshred:
         """Installs and starts; returns when the webhook is ready. Errors: ClusterError."""
         self.install_crds()
         self.cluster.kubectl.apply(*manifests("rbac.yaml"))
+        self.cluster.kubectl.apply(*manifests("policies.yaml"))
         self.start_webhook()
-        self.cluster.kubectl.apply(*(self._by_url(m) for m in manifests("webhooks.yaml")))
+        self.webhook.wait_until(lambda: not self.may_delete_crds())
+        self.install_webhooks()
         self.start_controller()
 
     def install_crds(self) -> None:
         """Applies the CRDs; returns when the API server serves them."""
-        crds = str(REPOSITORY / "crds")
-        self.cluster.kubectl.run("apply", "--server-side", "-f", crds)
-        self.cluster.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+        install_crds(self.cluster.kubectl)
+
+    def break_glass(self) -> None:
+        """Lets keyshred's CRDs be deleted, as docs/admission.md says; returns when the API server has noticed."""
+        self.cluster.kubectl.run("delete", "validatingadmissionpolicybinding", "crds.keyshred.dev")
+        self.webhook.wait_until(self.may_delete_crds)
+
+    def may_delete_crds(self) -> bool:
+        """Whether that policy is out of force: an API server reads policies anew once a second, all at a time."""
+        tried = self.cluster.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--dry-run=server", check=False)
+        return tried.returncode == 0
+
+    def install_webhooks(self, port: int | None = None) -> None:
+        """Has the API server call what listens on `port`, the webhook's own where none is given."""
+        self.cluster.kubectl.apply(*(self._by_url(m, port) for m in manifests("webhooks.yaml")))
 
     def down(self) -> None:
         """Stops the processes; what they made stays."""
@@ -83,6 +99,7 @@ class Keyshred:
                 f"--client-name={WEBHOOK_CLIENT}",
                 "--listen=127.0.0.1",
                 f"--port={self.port}",
+                "--drain-delay=0",
                 *self.webhook_flags,
             ),
             env=self._env(),
@@ -91,7 +108,9 @@ class Keyshred:
 
     def start_controller(self, env: dict[str, str] | None = None) -> None:
         """Starts the controller."""
-        self.controller.start(self._command("controller", *self.controller_flags), env=self._env() | (env or {}))
+        # One API server knows a label at once, and a whole one settles before anything in it is sealed.
+        flags = ("--settle=1", *self.controller_flags)
+        self.controller.start(self._command("controller", *flags), env=self._env() | (env or {}))
 
     def is_ready(self) -> bool:
         """Whether one of the workers says that it is ready."""
@@ -100,6 +119,11 @@ class Keyshred:
                 return bool(answer.status == 200)
         except OSError:  # HTTPError is one
             return False
+
+    def workers(self) -> list[int]:
+        """Pids of the webhook's worker processes, in the order of their start."""
+        found = ["pgrep", "-P", str(self.webhook.pid), "-f", "spawn_main"]
+        return [int(pid) for pid in subprocess.run(found, capture_output=True, text=True).stdout.split()]
 
     def unseal(
         self, namespace: str, name: str, token: str, headers: dict[str, str] | None = None
@@ -132,13 +156,20 @@ class Keyshred:
     def _env(self) -> dict[str, str]:
         return self.token.env | {"PYTHONPATH": str(REPOSITORY / "operator")}
 
-    def _by_url(self, manifest: Any) -> Any:
+    def _by_url(self, manifest: Any, port: int | None = None) -> Any:
         """Without nodes there are no Services: the API server calls this machine."""
         authority = base64.b64encode(self.cluster.authority.certificate.read_bytes()).decode()
         for webhook in manifest["webhooks"]:
             path = webhook["clientConfig"]["service"]["path"]
-            webhook["clientConfig"] = {"url": f"{self.url}{path}", "caBundle": authority}
+            webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port or self.port}{path}", "caBundle": authority}
         return manifest
+
+
+def install_crds(kubectl: Kubectl) -> None:
+    """Applies the CRDs; returns when the API server serves them."""
+    crds = str(REPOSITORY / "crds")
+    kubectl.run("apply", "--server-side", "-f", crds)
+    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
 
 
 def manifests(name: str) -> list[Any]:

@@ -11,14 +11,19 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
 from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.service import HsmService
 from tests.cluster.softhsm import SoftHsm
 from tests.contract import stranger
+from tests.contract.faults import Faults
 
 ENTRIES = tomllib.loads(Path(__file__).with_name("tokens.toml").read_text())["token"]
+
+SOFTHSM = pytest.mark.parametrize(
+    "token", [entry for entry in ENTRIES if entry["name"] == "softhsm-gcm"], ids=["softhsm"], indirect=True
+)
+"""For what is the same with every mechanism, or SoftHSM's own."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Token:
     uri: str
     mechanism: Mechanism
     forced: bool
+    data_objects: bool
     made: SoftHsm | None
 
     def start(self, **options: Any) -> HsmService:
@@ -48,7 +54,7 @@ def token(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         uri = made.uri
     elif not uri:
         pytest.skip(f"{entry['uri_env']} is not set")
-    return Token(uri, Mechanism(entry["mechanism"]), entry.get("forced", False), made)
+    return Token(uri, Mechanism(entry["mechanism"]), entry.get("forced", False), entry.get("data_objects", True), made)
 
 
 @pytest.fixture
@@ -57,6 +63,20 @@ def made(token: Token) -> SoftHsm:
     if token.made is None:
         pytest.skip("the token was not made for this test")
     return token.made
+
+
+@pytest.fixture(scope="session")
+def faulty_module(tmp_path_factory: pytest.TempPathFactory) -> Faults:
+    return Faults.build(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def faults(faulty_module: Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """Faults to arrange; at the end there are none."""
+    for name, value in faulty_module.env.items():
+        monkeypatch.setenv(name, value)
+    yield faulty_module
+    faulty_module.clear()
 
 
 @pytest.fixture
@@ -73,6 +93,7 @@ def key_id(token: Token) -> Iterator[UUID]:
     yield key_id
     if token.made is None:
         token.ask_stranger("destroy", key_id)
+        token.ask_stranger("forget", key_id)
 
 
 @pytest.fixture
@@ -88,11 +109,10 @@ class Wrapped:
     """A DEK and what became of it."""
 
     dek: bytes
-    aad: bytes
     data: bytes
 
 
 @pytest.fixture
 async def wrapped(hsm: HsmService, token: Token, ref: KeyRef) -> Wrapped:
-    dek, aad = secrets.token_bytes(32), wrap_aad(ref.key_id, ref.version)
-    return Wrapped(dek, aad, await hsm.wrap(ref, token.mechanism, dek, aad))
+    dek = secrets.token_bytes(32)
+    return Wrapped(dek, await hsm.wrap(ref, token.mechanism, dek))

@@ -83,6 +83,23 @@ def generate(session: pkcs11.Session, label: str, version: str, extractable: str
     )
 
 
+def put(session: pkcs11.Session, label: str, version: str, value: str) -> None:
+    """A key of this value (hex), for AES-GCM, with the label and CKA_ID of a root key version."""
+    session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.SECRET_KEY,
+            Attribute.KEY_TYPE: KeyType.AES,
+            Attribute.VALUE: bytes.fromhex(value),
+            Attribute.LABEL: label,
+            Attribute.ID: UUID(label).bytes + int(version).to_bytes(4, "big"),
+            **PROTECTION,
+            **dict.fromkeys((Attribute.ENCRYPT, Attribute.DECRYPT), True),
+            **dict.fromkeys((Attribute.WRAP, Attribute.UNWRAP, Attribute.SIGN, Attribute.VERIFY), False),
+            Attribute.DERIVE: False,
+        }
+    )
+
+
 def destroy(session: pkcs11.Session, label: str) -> int:
     """Destroy all objects with this label."""
     found = _objects(session, label)
@@ -91,12 +108,45 @@ def destroy(session: pkcs11.Session, label: str) -> int:
     return len(found)
 
 
+def notes(session: pkcs11.Session, label: str) -> list[dict[str, object]]:
+    """Data objects whose label has this in it, with their attributes."""
+    return [
+        {
+            "label": found[Attribute.LABEL],
+            "application": found[Attribute.APPLICATION],
+            "private": found[Attribute.PRIVATE],
+            "value": found[Attribute.VALUE].hex(),
+        }
+        for found in _notes(session, label)
+    ]
+
+
+def note(session: pkcs11.Session, label: str, value: str) -> None:
+    """A data object as keyshred makes them; value in hex."""
+    session.create_object(
+        {
+            Attribute.CLASS: ObjectClass.DATA,
+            Attribute.TOKEN: True,
+            Attribute.PRIVATE: True,
+            Attribute.APPLICATION: "keyshred",
+            Attribute.LABEL: label,
+            Attribute.VALUE: bytes.fromhex(value),
+        }
+    )
+
+
+def forget(session: pkcs11.Session, label: str) -> None:
+    """Destroy all data objects whose label has this in it."""
+    for found in _notes(session, label):
+        found.destroy()
+
+
 def count(session: pkcs11.Session) -> int:
     """Objects on the token."""
     return len(list(session.get_objects({Attribute.TOKEN: True})))
 
 
-VERBS = {verb.__name__: verb for verb in (attributes, abuse, generate, destroy, count)}
+VERBS = {verb.__name__: verb for verb in (attributes, abuse, generate, put, destroy, notes, note, forget, count)}
 
 
 def token_of(uri: str) -> pkcs11.Token:
@@ -118,6 +168,11 @@ def main(uri: str, verb: str, *arguments: str) -> None:
 
 def _objects(session: pkcs11.Session, label: str) -> list[Any]:
     return list(session.get_objects({Attribute.LABEL: label, Attribute.CLASS: ObjectClass.SECRET_KEY}))
+
+
+def _notes(session: pkcs11.Session, label: str) -> list[Any]:
+    found = list(session.get_objects({Attribute.CLASS: ObjectClass.DATA}))
+    return [thing for thing in found if label in thing[Attribute.LABEL]]
 
 
 def _refusal(attempt: Any) -> str | None:

@@ -91,7 +91,7 @@ async def test_a_check_value_stays_and_differs_from_key_to_key(hsm: HsmService, 
 
 async def test_a_key_that_was_never_made_is_missing(hsm: HsmService, token: Token, key_id: UUID) -> None:
     with pytest.raises(KeyMissing):
-        await hsm.wrap(KeyRef(key_id, 1), token.mechanism, bytes(32), b"")
+        await hsm.wrap(KeyRef(key_id, 1), token.mechanism, bytes(32))
     with pytest.raises(KeyMissing):
         await hsm.check_value(KeyRef(key_id, 1))
 
@@ -104,7 +104,7 @@ async def test_a_version_that_is_there_twice_stops_everything_but_its_destructio
     token.ask_stranger("generate", key_id, 1)
 
     with pytest.raises(KeyAmbiguous):
-        await hsm.wrap(ref, token.mechanism, bytes(32), b"")
+        await hsm.wrap(ref, token.mechanism, bytes(32))
     with pytest.raises(KeyAmbiguous):
         await hsm.find(key_id)
     assert await hsm.destroy(key_id) == 2
@@ -114,7 +114,7 @@ async def test_a_key_that_can_be_extracted_is_not_used(hsm: HsmService, token: T
     token.ask_stranger("generate", key_id, 1, "extractable")
 
     with pytest.raises(TokenBroken, match="EXTRACTABLE"):
-        await hsm.wrap(KeyRef(key_id, 1), token.mechanism, bytes(32), b"")
+        await hsm.wrap(KeyRef(key_id, 1), token.mechanism, bytes(32))
 
 
 async def test_destroy_takes_all_versions_of_the_key_and_nothing_else(
@@ -124,18 +124,18 @@ async def test_destroy_takes_all_versions_of_the_key_and_nothing_else(
     await hsm.generate(KeyRef(ref.key_id, 2))
     await hsm.generate(other)
     try:
-        kept = await hsm.wrap(other, token.mechanism, wrapped.dek, wrapped.aad)
+        kept = await hsm.wrap(other, token.mechanism, wrapped.dek)
         before = token.ask_stranger("count")
-        assert await hsm.opens_under_any_key(token.mechanism, wrapped.data, wrapped.aad)
+        assert await hsm.opens_under_any_key(ref, token.mechanism, wrapped.data)
 
         assert await hsm.destroy(ref.key_id) == 2
 
         assert token.ask_stranger("count") == before - 2
         assert await hsm.find(ref.key_id) == ()
-        assert not await hsm.opens_under_any_key(token.mechanism, wrapped.data, wrapped.aad)
+        assert not await hsm.opens_under_any_key(ref, token.mechanism, wrapped.data)
         with pytest.raises(KeyMissing):
-            await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad)
-        assert await hsm.unwrap(other, token.mechanism, kept, wrapped.aad) == wrapped.dek
+            await hsm.unwrap(ref, token.mechanism, wrapped.data)
+        assert await hsm.unwrap(other, token.mechanism, kept) == wrapped.dek
         assert await hsm.destroy(ref.key_id) == 0
     finally:
         await hsm.destroy(other.key_id)
@@ -148,7 +148,7 @@ async def test_a_key_made_anew_does_not_open_what_its_forerunner_sealed(
     await hsm.generate(ref)
 
     with pytest.raises(CannotOpen):
-        await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad)
+        await hsm.unwrap(ref, token.mechanism, wrapped.data)
 
 
 async def test_a_key_that_another_process_destroyed_is_missing_at_the_next_call(
@@ -157,7 +157,7 @@ async def test_a_key_that_another_process_destroyed_is_missing_at_the_next_call(
     assert token.ask_stranger("destroy", ref.key_id) == 1
 
     with pytest.raises(KeyMissing):
-        await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad)
+        await hsm.unwrap(ref, token.mechanism, wrapped.data)
     with pytest.raises(KeyMissing):
-        await hsm.wrap(ref, token.mechanism, wrapped.dek, wrapped.aad)
+        await hsm.wrap(ref, token.mechanism, wrapped.dek)
     assert await hsm.find(ref.key_id) == ()

@@ -18,44 +18,55 @@ from tests.cluster.softhsm import MODULE, SoftHsm
 from tests.contract.conftest import Token, Wrapped
 from tests.contract.stranger import token_of
 
-OPERATIONS = ("status", "wrap", "unwrap", "check_value", "find", "generate", "destroy", "opens_under_any_key")
+OPERATIONS = (
+    *("status", "wrap", "unwrap", "check_value", "find", "opens_under_any_key", "claims", "head"),
+    *("generate", "destroy", "set_claim", "set_head"),
+)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_an_absent_token_is_unavailable_never_empty_and_comes_back(
     hsm: HsmService, token: Token, made: SoftHsm, ref: KeyRef, wrapped: Wrapped, operation: str
 ) -> None:
-    calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "status": hsm.status,
-        "wrap": lambda: hsm.wrap(ref, token.mechanism, wrapped.dek, wrapped.aad),
-        "unwrap": lambda: hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad),
-        "check_value": lambda: hsm.check_value(ref),
-        "find": lambda: hsm.find(ref.key_id),
-        "generate": lambda: hsm.generate(KeyRef(ref.key_id, 2)),
-        "destroy": lambda: hsm.destroy(ref.key_id),
-        "opens_under_any_key": lambda: hsm.opens_under_any_key(token.mechanism, wrapped.data, wrapped.aad),
-    }
     made.take_away()
     for _ in range(3):
         with pytest.raises(HsmUnavailable):
-            await calls[operation]()
+            await _calls(hsm, token, ref, wrapped)[operation]()
     made.give_back()
 
-    await _until_ready(hsm)
-    assert await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad) == wrapped.dek
+    await until_ready(hsm)
+    assert await hsm.unwrap(ref, token.mechanism, wrapped.data) == wrapped.dek
     assert await hsm.find(ref.key_id) == (ref,)
 
 
-async def test_a_token_that_was_away_for_a_moment_gives_no_wrong_answer(
-    hsm: HsmService, token: Token, made: SoftHsm, ref: KeyRef, wrapped: Wrapped
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_token_that_was_away_for_a_moment_is_used_again_within_the_first_call(
+    hsm: HsmService, token: Token, made: SoftHsm, ref: KeyRef, wrapped: Wrapped, operation: str
 ) -> None:
     made.take_away()
     made.give_back()
-    try:
-        assert await hsm.find(ref.key_id) == (ref,)
-    except HsmUnavailable:
-        await _until_ready(hsm)
-    assert await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad) == wrapped.dek
+    await _calls(hsm, token, ref, wrapped)[operation]()
+    if operation != "destroy":
+        assert ref in await hsm.find(ref.key_id)
+        assert await hsm.unwrap(ref, token.mechanism, wrapped.data) == wrapped.dek
+
+
+# python-pkcs11 ends a search that could not begin, in a __del__ that nobody can catch from.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("loss", ["C_CloseAllSessions", "C_Logout", "C_Finalize"])
+async def test_a_lost_session_or_login_is_made_anew_within_the_call(
+    hsm: HsmService, token: Token, made: SoftHsm, ref: KeyRef, wrapped: Wrapped, loss: str, operation: str
+) -> None:
+    # Sessions and login belong to the process: anybody in it can end the service's, whose thread is idle meanwhile.
+    found = token_of(token.uri)
+    argument = {"C_CloseAllSessions": found.slot.slot_id, "C_Logout": found.open().handle, "C_Finalize": 0}[loss]  # type: ignore[attr-defined]
+    assert getattr(ctypes.CDLL(str(MODULE)), loss)(ctypes.c_ulong(argument)) == 0
+
+    await _calls(hsm, token, ref, wrapped)[operation]()
+    if operation != "destroy":
+        assert ref in await hsm.find(ref.key_id)
+        assert await hsm.unwrap(ref, token.mechanism, wrapped.data) == wrapped.dek
 
 
 async def test_a_key_that_the_token_does_not_show_although_its_file_is_there_is_not_missing(
@@ -70,26 +81,10 @@ async def test_a_key_that_the_token_does_not_show_although_its_file_is_there_is_
         with pytest.raises(KeyMissing):
             await service.check_value(ref)
         away.rename(file)
-        with pytest.raises(HsmUnavailable, match="all of its objects"):
-            await service.find(ref.key_id)
         assert await service.find(ref.key_id) == (ref,)
-        assert await service.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad) == wrapped.dek
+        assert await service.unwrap(ref, token.mechanism, wrapped.data) == wrapped.dek
     finally:
         await service.close()
-
-
-@pytest.mark.parametrize("operation", ["wrap", "find"])
-async def test_a_lost_login_is_unavailable_never_empty(
-    hsm: HsmService, token: Token, made: SoftHsm, ref: KeyRef, wrapped: Wrapped, operation: str
-) -> None:
-    # Login counts for the whole process: another session of it can end the service's.
-    session = token_of(token.uri).open()
-    assert ctypes.CDLL(str(MODULE)).C_Logout(ctypes.c_ulong(session.handle)) == 0  # type: ignore[attr-defined]
-
-    with pytest.raises(HsmUnavailable):
-        await (hsm.find(ref.key_id) if operation == "find" else hsm.wrap(ref, token.mechanism, wrapped.dek, b""))
-    assert await hsm.find(ref.key_id) == (ref,)
-    assert await hsm.unwrap(ref, token.mechanism, wrapped.data, wrapped.aad) == wrapped.dek
 
 
 async def test_a_service_may_start_before_its_token(token: Token, made: SoftHsm, key_id: UUID) -> None:
@@ -99,7 +94,7 @@ async def test_a_service_may_start_before_its_token(token: Token, made: SoftHsm,
         with pytest.raises(HsmUnavailable):
             await service.ready()
         made.give_back()
-        await _until_ready(service)
+        await until_ready(service)
         await service.generate(KeyRef(key_id, 1))
     finally:
         await service.close()
@@ -124,7 +119,7 @@ async def test_a_wrong_pin_is_tried_once_until_the_file_changes(token: Token, ma
         assert not _wrong_pin_was_tried(token)
 
         made.pin_file.write_text(right + "\n")
-        await _until_ready(service, PinRefused)
+        await until_ready(service, PinRefused)
     finally:
         await service.close()
 
@@ -162,7 +157,7 @@ async def test_a_full_queue_says_so_at_once_and_serves_the_rest(token: Token, ke
     try:
         ref = KeyRef(key_id, 1)
         await service.generate(ref)
-        calls = [service.wrap(ref, token.mechanism, bytes(32), b"") for _ in range(10)]
+        calls = [service.wrap(ref, token.mechanism, bytes(32)) for _ in range(10)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
     finally:
         await service.close()
@@ -182,9 +177,9 @@ async def test_a_token_that_hangs_costs_one_deadline_and_then_nothing(
             with pytest.raises(HsmUnavailable, match="unknown"):
                 await service.generate(KeyRef(key_id, 2))
             with pytest.raises(HsmUnavailable, match="earlier call"):
-                await service.wrap(ref, token.mechanism, bytes(32), b"")
-        await _until_ready(service)
-        assert await service.wrap(ref, token.mechanism, bytes(32), b"")
+                await service.wrap(ref, token.mechanism, bytes(32))
+        await until_ready(service)
+        assert await service.wrap(ref, token.mechanism, bytes(32))
     finally:
         await service.close()
 
@@ -195,16 +190,34 @@ async def test_another_key_of_the_token_does_not_disturb_the_search_for_one_that
     other = uuid4()
     token.ask_stranger("generate", other, 1)
     try:
-        assert await hsm.opens_under_any_key(token.mechanism, wrapped.data, wrapped.aad)
+        assert await hsm.opens_under_any_key(ref, token.mechanism, wrapped.data)
         changed = wrapped.data[:-1] + bytes([wrapped.data[-1] ^ 1])
-        assert not await hsm.opens_under_any_key(token.mechanism, changed, wrapped.aad)
+        assert not await hsm.opens_under_any_key(ref, token.mechanism, changed)
         with pytest.raises(CannotOpen):
-            await hsm.unwrap(ref, token.mechanism, changed, wrapped.aad)
+            await hsm.unwrap(ref, token.mechanism, changed)
     finally:
         token.ask_stranger("destroy", other)
 
 
-async def _until_ready(service: HsmService, passing: type[Exception] = HsmUnavailable) -> None:
+def _calls(hsm: HsmService, token: Token, ref: KeyRef, wrapped: Wrapped) -> dict[str, Callable[[], Awaitable[object]]]:
+    """OPERATIONS, as the key `ref` and its DEK take them."""
+    return {
+        "status": hsm.status,
+        "wrap": lambda: hsm.wrap(ref, token.mechanism, wrapped.dek),
+        "unwrap": lambda: hsm.unwrap(ref, token.mechanism, wrapped.data),
+        "check_value": lambda: hsm.check_value(ref),
+        "find": lambda: hsm.find(ref.key_id),
+        "generate": lambda: hsm.generate(KeyRef(ref.key_id, 2)),
+        "destroy": lambda: hsm.destroy(ref.key_id),
+        "claims": lambda: hsm.claims(ref.key_id),
+        "head": lambda: hsm.head(ref.key_id),
+        "set_claim": lambda: hsm.set_claim(ref.key_id, "uid", True),
+        "set_head": lambda: hsm.set_head(ref.key_id, b"head"),
+        "opens_under_any_key": lambda: hsm.opens_under_any_key(ref, token.mechanism, wrapped.data),
+    }
+
+
+async def until_ready(service: HsmService, passing: type[Exception] = HsmUnavailable) -> None:
     """The service opens a lost token after a pause, which grows with each attempt."""
     async with asyncio.timeout(20):
         while True:

@@ -19,6 +19,7 @@ from keyshred.names import LABEL_SEALING, KeyState
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.resources import Authorization, RootKey
 from keyshred.webhook.snapshot import Snapshot
+from keyshred.webhook.wraps import Wraps
 
 Json = dict[str, Any]
 
@@ -56,13 +57,13 @@ class FakeToken:
         self._key("check_value", ref)
         return self.check
 
-    async def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes, aad: bytes) -> bytes:
+    async def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes) -> bytes:
         key, iv = self._key("wrap", ref), os.urandom(12)
-        return iv + key.encrypt(iv, dek, aad)
+        return iv + key.encrypt(iv, dek, ref.aad)
 
-    async def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
+    async def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bytes:
         try:
-            return self._key("unwrap", ref).decrypt(wrapped[:12], wrapped[12:], aad)
+            return self._key("unwrap", ref).decrypt(wrapped[:12], wrapped[12:], ref.aad)
         except InvalidTag:
             raise CannotOpen from None
 
@@ -80,19 +81,42 @@ class FixedSnapshot:
 
     def __init__(self, policy: Policy | None) -> None:
         self.now: Policy | None = policy
+        self.next: Policy | None = None
+        """What it will be when it is confirmed."""
 
     @property
     def snapshot(self) -> Snapshot:
         """This, as what it stands for."""
         return cast(Snapshot, self)
 
-    async def policy(self) -> Policy:
+    async def policy(self, namespace: str = "") -> Policy:
         return self.current()
+
+    async def confirm(self) -> None:
+        self.now = self.next or self.now
 
     def current(self) -> Policy:
         if self.now is None:
             raise PolicyNotFresh("not confirmed: try again")
         return self.now
+
+
+class Uncounted:
+    """As many wraps as one likes; `taken` counts them. `due` says that the key is to be rotated."""
+
+    due = False
+    taken = 0
+
+    @property
+    def wraps(self) -> Wraps:
+        """This, as what it stands for."""
+        return cast(Wraps, self)
+
+    async def take(self, ref: KeyRef, root_key: str) -> None:
+        self.taken += 1
+
+    def rotation_due(self, ref: KeyRef) -> bool:
+        return self.due
 
 
 class FakeKube:
@@ -106,6 +130,7 @@ class FakeKube:
         self.errors: dict[str, Exception] = {}
         self.calls: list[str] = []
         self.created: list[tuple[str, Json]] = []
+        self.patched: list[tuple[str, Json]] = []
         self.answer: Json = {}
         self.after_list: Callable[[], object] | None = None
         """What happens once between a list and the arrival of its answer."""
@@ -168,9 +193,17 @@ class FakeKube:
 
     async def replace(self, url: str, body: Json) -> Json:
         collection, _, name = url.removesuffix("/status").rpartition("/")
+        if body["metadata"]["resourceVersion"] != self.objects[collection][name]["metadata"]["resourceVersion"]:
+            raise Conflict(name)
         return self.put(collection, name, **{k: v for k, v in body.items() if k != "metadata"})
 
-    async def watch(self, url: str, resource_version: str, *, seconds: int = 300) -> AsyncIterator[Json]:
+    async def patch(self, url: str, body: Json, *, accept: str = "application/json") -> Json:
+        self.patched.append((url, body))
+        if url in self.errors:
+            raise self.errors[url]
+        return {}
+
+    async def watch(self, url: str, resource_version: str, **_: Any) -> AsyncIterator[Json]:
         while True:
             event = await self.events[url].get()
             if isinstance(event, Exception):
@@ -207,6 +240,7 @@ def policy(
     *objects: Json,
     namespaces: Mapping[str, Mapping[str, str]] | None = None,
     records: Mapping[uuid.UUID, KeyState] | None = None,
+    held: Mapping[str, frozenset[str]] | None = None,
 ) -> Policy:
     """From RootKeys and KeyAuthorizations; namespace `ns` is sealing if no other is named."""
     keys = [RootKey.parse(o) for o in objects if "rootKeyRef" not in o["spec"]]
@@ -216,4 +250,5 @@ def policy(
         authorizations=tuple(Authorization.parse(o) for o in objects if "rootKeyRef" in o["spec"]),
         namespaces={"ns": SEALING} if namespaces is None else namespaces,
         records=records or {},
+        held=held or {},
     )

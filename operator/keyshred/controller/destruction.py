@@ -12,19 +12,22 @@ from uuid import UUID
 from keyshred.controller import dependents
 from keyshred.controller import status as statuses
 from keyshred.controller.faults import faultpoint
+from keyshred.controller.keeping import KEPT, NOT_TAKEN, Keeping
+from keyshred.controller.ledger import Ledger
 from keyshred.controller.material import Materials
 from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, root_key_by_uid
-from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
-from keyshred.errors import Conflict, KeyshredError, NotFound, Refused, TokenBroken
+from keyshred.errors import Conflict, KeyshredError, LedgerBroken, NotFound, TokenBroken
 from keyshred.hsm.interface import KeyRef, TokenStatus
-from keyshred.kube.client import Json, own_path, path
+from keyshred.kube.client import Json, Kube, own_path, path
 from keyshred.names import FINALIZER, ROOT_KEYS, KeyState, Reason
+from keyshred.names import Condition as ConditionType
+from keyshred.policy import conditions, guards, ledger, lifecycle
 from keyshred.policy import destruction as policy
-from keyshred.policy import ledger, lifecycle
-from keyshred.policy.conditions import reason_of
+from keyshred.policy.conditions import Condition, Status, reason_of
 from keyshred.policy.destruction import Step
 from keyshred.policy.ledger import Action
+from keyshred.policy.lifecycle import Dependents
 from keyshred.policy.resources import RootKey
 from keyshred.times import utc_now
 
@@ -32,22 +35,16 @@ log = logging.getLogger(__name__)
 
 _COUNT_SECONDS: Final = 5.0
 """What a last count of the dependents may delay a destruction by."""
-_KEPT: Final = (
-    "the RootKey object was removed without an admitted delete: the key material is kept; "
-    "a RootKey with origin Adopted and this key ID takes it back"
-)
-_NOT_TAKEN: Final = (
-    "the RootKey was deleted before it had taken over the key with this key ID: the key material, if there is any, is "
-    "kept; a RootKey with origin Adopted and this key ID takes it over"
-)
 
 
 class Destruction:
-    """Ends keys. The KeyRecord decides what is next; the RootKey only starts it and waits for it."""
+    """Ends keys. The KeyRecord decides what is next; the RootKey only starts it, and waits unless there is grace."""
 
-    def __init__(self, parts: Parts, materials: Materials) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, materials: Materials, keeping: Keeping) -> None:
         self._parts = parts
+        self._ledger = ledger
         self._materials = materials
+        self._keeping = keeping
 
     async def root_key_deleted(self, obj: Json, key: RootKey) -> None:
         """A RootKey with a deletionTimestamp: destroys or keeps its key, then lets the object go."""
@@ -69,8 +66,18 @@ class Destruction:
 
     async def _end(self, obj: Json, key: RootKey, key_id: UUID) -> None:
         record = await self._parts.records.get(key_id)
+        lost = lifecycle.is_lost(key, record and record["status"])
+        if record is None or lost or policy.next_step(record["status"]) is Step.START:
+            if await self._keeping.goes_with_its_crd(obj):
+                await (self._keeping.keep(obj, record, KEPT) if record else self._keeping.keep_unrecorded(obj, key_id))
+                return
+            if lost:
+                raise LedgerBroken(
+                    f"the KeyRecord {key_id} of this key is gone, or was begun anew, so what became of the key is not "
+                    "known: restore the KeyRecord from a backup; to keep the key, remove the RootKey's finalizer"
+                )
         if record is None:
-            await self._keep_unrecorded(obj, key_id)
+            await self._keeping.keep_unrecorded(obj, key_id)
             return
         status = record["status"]
         ledger.check_chain(status["transitions"])
@@ -78,12 +85,15 @@ class Destruction:
             deleted_at = datetime.fromisoformat(obj["metadata"]["deletionTimestamp"])
             admitted = ledger.admitted_delete(status, key.uid, deleted_at)
             if admitted is None:
-                await self._keep(obj, record, _KEPT)
+                await self._keeping.keep(obj, record, KEPT)
                 return
             if not await self._is_its_to_end(obj, status):
-                await self._keep(obj, record, _NOT_TAKEN)
+                await self._keeping.keep(obj, record, NOT_TAKEN)
                 return
-            record = await self._start(obj, record, admitted)
+            record = await self._begin(obj, record, admitted)
+        if policy.next_step(record["status"]) is Step.WAIT:
+            await self._parts.events.post(obj, Reason.DESTRUCTION_SCHEDULED, record["status"]["message"])
+            return
         if key.recorded is not KeyState.PENDING_DESTRUCTION:
             await self._show(obj, Reason.DESTRUCTION_STARTED, "the destruction of the key is under way")
         record = await self.advance(record)
@@ -100,81 +110,121 @@ class Destruction:
         # origin Adopted, and so holds it, may end it; this one may have come from a backup of that earlier one.
         return bool(obj["spec"].get("origin") != "Adopted") and not lifecycle.has_material(status)
 
-    # --- the key is kept ------------------------------------------------------------------------------------------
+    # --- from the wish to the beginning ---------------------------------------------------------------------------
 
-    async def _keep(self, obj: Json, record: Json, why: str) -> None:
-        uid, status = obj["metadata"]["uid"], record["status"]
-        if status.get("rootKeyUID") in ("", None, uid):
-            ours = [t for t in status["transitions"] if t.get("rootKeyUID") == uid]
-            if not ours or ours[-1]["action"] != Action.KEPT:
-                await self._write_kept(record, uid, why)
-                faultpoint("after-Kept")
-        await self._parts.events.post(obj, Reason.KEY_KEPT, why, warning=True)
-
-    async def _keep_unrecorded(self, obj: Json, key_id: UUID) -> None:
-        try:
-            record = await self._parts.records.ensure(key_id, obj["metadata"]["name"], by=BY)
-        except (NotFound, Refused) as error:
-            # The KeyRecords' CRD is going too. To wait for it would hang the RootKeys' for ever, and keeping is safe.
-            log.warning("RootKey %s: its key is kept, but that cannot be recorded: %s", obj["metadata"]["name"], error)
-            await self._parts.events.post(obj, Reason.KEY_KEPT, _KEPT, warning=True)
-            return
-        await self._keep(obj, record, _KEPT)
-
-    async def orphaned(self, record: Json) -> None:
-        """The RootKey that held this key is gone without its finalizer having been asked: writes Kept."""
-        await self._write_kept(record, record["status"]["rootKeyUID"], _KEPT)
-        await self._parts.events.post(record, Reason.KEY_KEPT, _KEPT, warning=True)
-
-    async def _write_kept(self, record: Json, uid: str, why: str) -> None:
-        changes = {"message": why, "rootKeyUID": ""}
-        await self._parts.records.write(
-            record, action=Action.KEPT, by=BY, root_key_uid=uid, detail=why, changes=changes
+    async def _begin(self, obj: Json, record: Json, admitted: Mapping[str, Any]) -> Json:
+        """DestructionScheduled or DestructionStarted: what the guards say. Raises KeyProtected."""
+        key_id, status, name = key_id_of(record), record["status"], obj["metadata"]["name"]
+        deleted_at = datetime.fromisoformat(obj["metadata"]["deletionTimestamp"])
+        # As of the deletion: a spec can be changed after it too.
+        guarded = guards.observe(status.get("guards"), guards.asked(obj["spec"]), None, deleted_at)
+        if guarded["protected"]:
+            # Admission went by the last count; what was sealed since then is seen here.
+            guards.check_count(name, (await dependents.count_key(self._parts.kube, key_id)).secrets)
+        await self._check_ledger(record)
+        wish = policy.request(obj, admitted, guards.grace_period(guarded, deleted_at))
+        if "dueAt" not in wish:
+            return await self._start(record, wish)
+        faultpoint("before-Schedule")
+        record = await self._ledger.write(
+            record,
+            action=Action.DESTRUCTION_SCHEDULED,
+            by=BY,
+            root_key_uid=obj["metadata"]["uid"],
+            detail=f"asked for by {wish['requestedBy']}; due at {wish['dueAt']}",
+            changes=policy.scheduled(wish),
         )
+        faultpoint("after-Schedule")
+        self._parts.enqueue(
+            Job(Kind.RECORD, str(key_id)), (policy.due_at(record["status"]) - utc_now()).total_seconds()
+        )
+        return record
 
-    # --- the key is destroyed -------------------------------------------------------------------------------------
+    async def _check_ledger(self, record: Json) -> TokenStatus:
+        token = await self._parts.hsm.status()
+        policy.check_token(record["status"], token)
+        await self._ledger.check(record, token)
+        return token
 
-    async def _start(self, obj: Json, record: Json, admitted: Mapping[str, Any]) -> Json:
+    async def _start(self, record: Json, wish: Mapping[str, Any]) -> Json:
         faultpoint(f"before-{Step.START}")
         key_id = key_id_of(record)
-        cluster = await self._parts.kube.get(path("namespaces", "kube-system"))
-        counted = self._parts.dependents.get(key_id)
-        try:
-            async with asyncio.timeout(_COUNT_SECONDS):
-                counted = await dependents.count_key(self._parts.kube, key_id)
-        except (KeyshredError, TimeoutError) as error:
-            log.warning("key %s: dependents as of the last count: %s", key_id, error or type(error).__name__)
-        record = await self._parts.records.write(
+        record = await self._ledger.write(
             record,
             action=Action.DESTRUCTION_STARTED,
             by=BY,
-            root_key_uid=obj["metadata"]["uid"],
-            detail=f"asked for by {admitted['by']}",
+            root_key_uid=wish["rootKeyUID"],
+            detail=f"asked for by {wish['requestedBy']}",
             changes=policy.started(
-                obj,
                 record,
-                admitted,
-                cluster_uid=cluster["metadata"]["uid"],
-                dependents=counted,
+                wish,
+                cluster_uid=await self._ledger.cluster_uid(),
+                dependents=await self._last_count(key_id),
                 hsm_backup_retention=self._parts.settings.hsm_backup_retention,
             ),
         )
         faultpoint(f"after-{Step.START}")
         return record
 
-    async def advance(self, record: Json) -> Json:
-        """Takes one step after the other until the key is Destroyed; the record as it is then.
+    async def _last_count(self, key_id: UUID) -> Dependents | None:
+        try:
+            async with asyncio.timeout(_COUNT_SECONDS):
+                return await dependents.count_key(self._parts.kube, key_id, self._parts.index)
+        except (KeyshredError, TimeoutError) as error:
+            log.warning("key %s: dependents as of the last count: %s", key_id, error or type(error).__name__)
+            return self._parts.dependents.get(key_id)
 
+    async def _wait_step(self, record: Json) -> Json:
+        """Begins a scheduled destruction that is due and that nobody takes back; else the record as it was."""
+        key_id = key_id_of(record)
+        if (ahead := await seconds_until(self._parts.kube, policy.due_at(record["status"]))) > 0:
+            self._parts.enqueue(Job(Kind.RECORD, str(key_id)), ahead)
+            return record
+        if await self._is_wanted_back(key_id):
+            return record  # its own RootKey's job restores it; the next resync looks again
+        # While this fails, the key can still be restored.
+        token = await self._check_ledger(record)
+        await self._ledger.check_claims(key_id, token)
+        return await self._start(record, record["status"]["destruction"])
+
+    async def _is_wanted_back(self, key_id: UUID) -> bool:
+        with contextlib.suppress(NotFound):
+            async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
+                spec, going = obj["spec"], obj["metadata"].get("deletionTimestamp")
+                if spec.get("keyID") == str(key_id) and spec.get("origin") == "Adopted" and not going:
+                    return True
+        return False
+
+    # --- step by step ---------------------------------------------------------------------------------------------
+
+    async def advance(self, record: Json) -> Json:
+        """Takes one step after the other until the key is Destroyed, or its time is not come; the record as it is then.
+
+        What stops it stands in the KeyRecord too: there may be no RootKey any more.
         Raises Retry (HSM or API server away: goes on later), Conflict, and Stop where a person must look.
         """
         ledger.check_chain(record["status"]["transitions"])
+        try:
+            return await self._advance(record)
+        except Conflict:
+            raise
+        except KeyshredError as error:
+            with contextlib.suppress(KeyshredError):  # the first cause counts
+                await self._stall(key_id_of(record), error)
+            raise
+
+    async def _advance(self, record: Json) -> Json:
         resumed = True
         while True:
             step = policy.next_step(record["status"])
             if step in (Step.START, Step.REPEAT_SEARCH, Step.DONE):
                 return record
             faultpoint(f"before-{step}")
-            if step is Step.CONTROL:
+            if step is Step.WAIT:
+                record = await self._wait_step(record)
+                if policy.next_step(record["status"]) is Step.WAIT:
+                    return record
+            elif step is Step.CONTROL:
                 record = await self._control_step(record)
                 resumed = False
             elif step is Step.DESTROY:
@@ -183,18 +233,36 @@ class Destruction:
                 record = await self._verify_step(record)
             faultpoint(f"after-{step}")
 
+    async def _stall(self, key_id: UUID, error: KeyshredError) -> None:
+        record = await self._parts.records.get(key_id)
+        if record is None:
+            return
+        reason, message = reason_of(error), f"the destruction waits: {error}"
+        old = record["status"].get("conditions") or ()
+        if any((c["reason"], c["message"]) == (reason, message) for c in old):
+            return
+        stalled = Condition(ConditionType.STALLED, Status.TRUE, reason, message)
+        generation = record["metadata"].get("generation", 0)
+        await self._parts.records.note(
+            record, {"conditions": conditions.merge(old, [stalled], generation=generation, now=utc_now())}
+        )
+        if reason not in (c["reason"] for c in old):
+            await self._parts.events.post(record, reason, message, warning=True)
+
     async def _control(self, record: Json) -> tuple[TokenStatus, tuple[KeyRef, ...], bool]:
-        """The positive control: the right token, and every object on it is the recorded key. Raises Stop."""
-        token = await self._parts.hsm.status()
+        """The positive control: the right token, and every object on it is the recorded key, and ours. Raises Stop."""
+        token = await self._check_ledger(record)
         found = await self._parts.hsm.find(key_id_of(record))
-        policy.check_found(record["status"], token, found)
+        policy.check_found(record["status"], found)
         await self._materials.compare(record, found)
         opened = await self._materials.open_canaries(record, found)
+        await self._ledger.give_up_claim(record, token)
+        await self._ledger.check_claims(key_id_of(record), token)
         return token, found, opened
 
     async def _control_step(self, record: Json) -> Json:
         token, found, opened = await self._control(record)
-        return await self._parts.records.write(
+        return await self._ledger.write(
             record,
             action=Action.CONTROL_PASSED,
             by=BY,
@@ -212,7 +280,7 @@ class Destruction:
         count = await self._parts.hsm.destroy(key_id_of(record))
         faultpoint("destroyed-unrecorded")
         changes, detail = policy.objects_destroyed(count, resumed)
-        return await self._parts.records.write(
+        return await self._ledger.write(
             record, action=Action.OBJECTS_DESTROYED, by=BY, root_key_uid=_holder(record), detail=detail, changes=changes
         )
 
@@ -226,16 +294,16 @@ class Destruction:
             )
         for version in record["status"].get("versions") or ():
             if version.get("canary") and await hsm.opens_under_any_key(
+                KeyRef(key_id, version["version"]),
                 Mechanism(version["mechanism"]),
                 base64.b64decode(version["canary"]),
-                wrap_aad(key_id, version["version"]),
             ):
                 raise TokenBroken(
                     f"version {version['version']} of this key is gone, but another key on the token opens its canary: "
                     "there is a copy under another label; destroy it, and the destruction goes on by itself"
                 )
         policy.check_token(record["status"], await hsm.status())
-        record = await self._parts.records.write(
+        record = await self._ledger.write(
             record,
             action=Action.DESTROYED,
             by=BY,
@@ -255,7 +323,7 @@ class Destruction:
         token = await self._parts.hsm.status()
         policy.check_token(record["status"], token)
         found = await self._parts.hsm.find(key_id_of(record))
-        record = await self._parts.records.write(
+        record = await self._ledger.write(
             record,
             action=Action.SEARCH_REPEATED,
             by=BY,
@@ -288,3 +356,12 @@ class Destruction:
 def _holder(record: Json) -> str:
     """UID of the RootKey whose key it is, perhaps a former one."""
     return str(record["status"].get("rootKeyUID") or "")
+
+
+async def seconds_until(kube: Kube, due: datetime) -> float:
+    """How long it is to `due`, by our clock and by the API server's: one that runs ahead must destroy nothing."""
+    if (ahead := (due - utc_now()).total_seconds()) > 0:
+        return ahead
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    answered = await kube.create(path("selfsubjectreviews", group="authentication.k8s.io", version="v1"), review)
+    return (due - datetime.fromisoformat(answered["metadata"]["creationTimestamp"])).total_seconds()

@@ -1,4 +1,4 @@
-"""Places where a test may kill the controller."""
+"""Places where a test may kill the controller, or stop it for a while."""
 
 import os
 import signal
@@ -8,6 +8,9 @@ VARIABLE: Final = "KEYSHRED_FAULTPOINT"
 
 
 def faultpoint(name: str) -> None:
-    """Dies here by SIGKILL where the environment names this place; else does nothing."""
-    if os.environ.get(VARIABLE) == name:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Dies here by SIGKILL where the environment says `name`, stops by SIGSTOP where `stop:name`; else does nothing."""
+    match os.environ.get(VARIABLE, "").rpartition(":"):
+        case ("stop", _, wanted) if wanted == name:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case ("", _, wanted) if wanted == name:
+            os.kill(os.getpid(), signal.SIGKILL)

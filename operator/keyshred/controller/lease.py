@@ -60,7 +60,7 @@ class Lease:
             if not waiting:
                 log.info("waiting for the Lease %s/%s", self._namespace, self._name)
                 waiting = True
-            await asyncio.sleep(self._duration / 5)
+            await asyncio.sleep(self._duration / 10)
 
     async def keep(self) -> None:
         """Renews until it is lost; then raises Conflict."""

@@ -68,7 +68,7 @@ async def _run(settings: ControllerSettings) -> None:
         queue = WorkQueue[Job](handle)
         watch = Watch(kube, queue.add, settings.kubeconfig)
         work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, queue.add), watch)
-        await _first(stop.wait(), lease.keep(), queue.run(), watch.run())
+        await _first(stop.wait(), lease.keep(), queue.run(), work.run(), watch.run())
         log.info("stopping")
 
 

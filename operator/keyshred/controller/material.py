@@ -2,18 +2,22 @@
 
 import asyncio
 import base64
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from keyshred.controller.faults import faultpoint
+from keyshred.controller.ledger import Ledger
 from keyshred.controller.parts import BY, Parts, key_id_of
-from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
 from keyshred.envelope.seal import new_dek
-from keyshred.errors import CannotOpen, KeyAmbiguous, KeyMissing, TokenMismatch
-from keyshred.hsm.interface import KeyRef, TokenStatus
+from keyshred.errors import CannotOpen, KeyAmbiguous, KeyMissing, KeyshredError, TokenMismatch
+from keyshred.hsm.interface import KeyRef, Survey, TokenStatus
 from keyshred.kube.client import Json
-from keyshred.names import Reason
+from keyshred.names import KeyState, Reason
 from keyshred.policy.conditions import Status
 from keyshred.policy.destruction import token_fields
+from keyshred.policy.heads import Head
 from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import Material, has_material
 from keyshred.times import rfc3339, utc_now
@@ -21,16 +25,44 @@ from keyshred.times import rfc3339, utc_now
 _GENERATED, _ADOPTED = "Generated", "Adopted"
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at a key on the token."""
+
+    generation: int
+    """Of the RootKey."""
+    time: float
+    newest: Head
+    """The newest transition that the KeyRecord was seen with since."""
+    material: Material
+
+    def counts(self, generation: int, since: float, status: Json) -> bool:
+        """Whether it says enough of the key as it is now."""
+        # A record that no longer holds what it held was restored from a backup, say.
+        return self.generation == generation and self.time > since and self.newest.is_in(status)
+
+
 class Materials:
     """Key material of RootKeys.
 
-    A check is a few calls of the token, so it is made when a spec changed and at each resync, not at each event.
+    A check is a few calls of the token, so it is made when a spec changed and at each resync, not at each event. At a
+    resync, one look over the token spares each key that is as it should be all of them but one.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger) -> None:
         self._parts = parts
-        self._checked: dict[str, tuple[int, float, Material]] = {}
-        """By UID: generation, time and what was found."""
+        self._ledger = ledger
+        self._checked: dict[str, _Look] = {}
+        """By UID."""
+        self._surveyed: tuple[float, Survey] | None = None
+        """Time and what was found."""
+
+    async def look_over(self) -> None:
+        """Before a resync. Where the token does not let it, each key finds out why by itself."""
+        self._surveyed = None
+        with contextlib.suppress(KeyshredError):
+            found = await self._parts.hsm.survey()
+            self._surveyed = (asyncio.get_running_loop().time(), found)
 
     async def ensure(self, obj: Json, record: Json) -> tuple[Json, Material]:
         """The KeyRecord, perhaps written on, and what is on the token.
@@ -40,10 +72,10 @@ class Materials:
         uid, generation = obj["metadata"]["uid"], obj["metadata"]["generation"]
         status, now = record["status"], asyncio.get_running_loop().time()
         held = has_material(status) and status.get("rootKeyUID") == uid
-        last = self._checked.get(uid)
-        if held and last and last[0] == generation and now - last[1] < self._parts.settings.resync / 2:
-            return record, last[2]
-        self._checked.pop(uid, None)
+        last = self._checked.pop(uid, None)
+        if held and last and last.counts(generation, now - self._parts.settings.resync / 2, status):
+            self._checked[uid] = replace(last, newest=Head.of(status, ""))
+            return record, last.material
         if held:
             token = await self._check(record)
         elif obj["spec"].get("origin") == _ADOPTED:
@@ -55,8 +87,9 @@ class Materials:
             Reason.KEY_PRESENT,
             f"the token {token.label} holds the key, and it is the same",
             token.software,
+            token.data_objects,
         )
-        self._checked[uid] = (generation, now, material)
+        self._checked[uid] = _Look(generation, now, Head.of(record["status"], ""), material)
         return record, material
 
     def forget(self, uid: str) -> None:
@@ -66,6 +99,7 @@ class Materials:
     async def _generate(self, obj: Json, record: Json) -> tuple[Json, TokenStatus]:
         hsm, ref, uid = self._parts.hsm, KeyRef(key_id_of(record), 1), obj["metadata"]["uid"]
         token = await hsm.status()
+        await self._ledger.check(record, token)
         found = await hsm.find(ref.key_id)
         intended = any(
             t["action"] == Action.GENERATE_STARTED and t.get("rootKeyUID") == uid
@@ -77,19 +111,20 @@ class Materials:
                 f"the token holds a key with the key ID {ref.key_id} already, and not from this RootKey: it is not "
                 "touched. To use it, delete this RootKey and create one with origin Adopted and that key ID"
             )
+        if intended:
+            await self._parts.records.prove(record)
+        else:
+            record = await self._ledger.write(
+                record, action=Action.GENERATE_STARTED, by=BY, root_key_uid=uid, changes={"rootKeyUID": uid}
+            )
+        await self._ledger.hold(record, token)
+        faultpoint("before-Generate")
         if not found:
-            if intended:
-                await self._parts.records.prove(record)
-            else:
-                record = await self._parts.records.write(
-                    record, action=Action.GENERATE_STARTED, by=BY, root_key_uid=uid, changes={"rootKeyUID": uid}
-                )
-            faultpoint("before-Generate")
             self._parts.lease.check()
             await hsm.generate(ref)
-            faultpoint("after-Generate")
+        faultpoint("after-Generate")
         version = await self._version(ref, token.mechanism) | {"createdAt": rfc3339(utc_now())}
-        record = await self._parts.records.write(
+        record = await self._ledger.write(
             record,
             action=Action.GENERATED,
             by=BY,
@@ -103,6 +138,7 @@ class Materials:
         hsm, key_id = self._parts.hsm, key_id_of(record)
         token = await hsm.status()
         known = {v["version"]: v for v in record["status"].get("versions") or ()}
+        await self._ledger.check(record, token)
         found = await hsm.find(key_id)
         _require(found, known, token)
         versions = []
@@ -113,9 +149,13 @@ class Materials:
             if version.get("canary"):
                 await self._open(ref, version)
             versions.append(fresh | version)
-        record = await self._parts.records.write(
+        await self._ledger.hold(record, token)
+        restored = record["status"]["state"] == KeyState.PENDING_DESTRUCTION
+        action = Action.RESTORED if restored else Action.ADOPTED
+        faultpoint(f"before-{action}")
+        record = await self._ledger.write(
             record,
-            action=Action.ADOPTED,
+            action=action,
             by=BY,
             root_key_uid=obj["metadata"]["uid"],
             changes={
@@ -123,17 +163,39 @@ class Materials:
                 "token": token_fields(token),
                 "rootKeyUID": obj["metadata"]["uid"],
                 "message": None,
-            },
+                "destruction": None,
+            }
+            | ({"state": KeyState.PRE_ACTIVATION.value} if restored else {}),
         )
+        faultpoint(f"after-{action}")
         return record, token
 
     async def _check(self, record: Json) -> TokenStatus:
         token = await self._parts.hsm.status()
         known = {v["version"]: v for v in record["status"]["versions"]}
+        if (refs := await self._as_it_should_be(record, known, token)) is not None:
+            await self.compare(record, refs)  # asks for the key itself, so one that is gone by now is missed
+            return token
+        await self._ledger.check(record, token)
         found = await self._parts.hsm.find(key_id_of(record))
         _require(found, known, token)
         await self.compare(record, found)
+        await self._ledger.hold(record, token)
         return token
+
+    async def _as_it_should_be(
+        self, record: Json, known: Mapping[int, Json], token: TokenStatus
+    ) -> tuple[KeyRef, ...] | None:
+        """The versions, where a fresh survey shows them, our claim and the ledger's head; None: look more closely."""
+        if self._surveyed is None:
+            return None
+        when, survey = self._surveyed
+        refs = survey.keys.get(key_id_of(record))
+        if asyncio.get_running_loop().time() - when > self._parts.settings.resync / 2 or refs is None:
+            return None
+        if known.keys() != {ref.version for ref in refs}:
+            return None
+        return refs if await self._ledger.is_held(record, token, survey) else None
 
     async def compare(self, record: Json, found: tuple[KeyRef, ...]) -> None:
         """Check values of the recorded ones among `found`. Raises TokenMismatch for one that differs."""
@@ -153,7 +215,7 @@ class Materials:
     async def _version(self, ref: KeyRef, mechanism: Mechanism) -> Json:
         """A version for the record. The canary's DEK is thrown away: that it opens is all that is ever asked."""
         hsm = self._parts.hsm
-        canary = await hsm.wrap(ref, mechanism, new_dek(), wrap_aad(ref.key_id, ref.version))
+        canary = await hsm.wrap(ref, mechanism, new_dek())
         return {
             "version": ref.version,
             "mechanism": mechanism.value,
@@ -164,9 +226,7 @@ class Materials:
     async def _open(self, ref: KeyRef, version: Json) -> None:
         wrapped = base64.b64decode(version["canary"])
         try:
-            await self._parts.hsm.unwrap(
-                ref, Mechanism(version["mechanism"]), wrapped, wrap_aad(ref.key_id, ref.version)
-            )
+            await self._parts.hsm.unwrap(ref, Mechanism(version["mechanism"]), wrapped)
         except CannotOpen:
             raise TokenMismatch(
                 f"the token's version {ref.version} of this key does not open its canary: it is another key; "

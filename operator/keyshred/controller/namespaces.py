@@ -1,7 +1,8 @@
-"""The sealing label, and with it the right to see the namespace's Secrets: given, kept and taken away again."""
+"""The sealing label, and with it what is held and the right to see the namespace's Secrets: given, kept, taken away."""
 
 import asyncio
 import logging
+from collections.abc import Set
 from typing import Any, Final
 
 from keyshred.controller import dependents
@@ -9,20 +10,25 @@ from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts
 from keyshred.errors import Conflict, KeyshredError, NotFound
 from keyshred.kube.client import METADATA_LIST, METADATA_ONLY, Json, own_path, path
 from keyshred.names import (
+    ANNOTATION_HELD,
     CONTROLLER_SERVICE_ACCOUNT,
     COUNTER_CLUSTER_ROLE,
     COUNTER_ROLE_BINDING,
+    HELD_ALL,
     KEY_AUTHORIZATIONS,
     LABEL_MANAGED_BY,
     LABEL_SEALING,
     MANAGED_BY,
     READER_CLUSTER_ROLE,
     READER_ROLE_BINDING,
+    RELEASER_CLUSTER_ROLE,
+    RELEASER_ROLE_BINDING,
     ROOT_KEYS,
     WEBHOOK_SERVICE_ACCOUNT,
+    Mode,
     Sealing,
 )
-from keyshred.policy import coverage
+from keyshred.policy import coverage, holding
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.resources import Authorization, RootKey
 from keyshred.times import utc_now
@@ -33,7 +39,11 @@ _RBAC: Final = {"group": "rbac.authorization.k8s.io", "version": "v1"}
 _ROLES: Final = {
     READER_ROLE_BINDING: (READER_CLUSTER_ROLE, WEBHOOK_SERVICE_ACCOUNT),
     COUNTER_ROLE_BINDING: (COUNTER_CLUSTER_ROLE, CONTROLLER_SERVICE_ACCOUNT),
+    RELEASER_ROLE_BINDING: (RELEASER_CLUSTER_ROLE, CONTROLLER_SERVICE_ACCOUNT),
 }
+
+_LOOK_AGAIN: Final = 2.0
+"""Seconds after which it is looked again whether pods and Secrets are listed."""
 
 Bindings = dict[tuple[str, str], Json]
 """RoleBindings of ours by namespace and name."""
@@ -44,17 +54,23 @@ async def read_policy(parts: Parts) -> Policy:
     keys = [RootKey.parse(o) async for o in parts.kube.list_all(own_path(ROOT_KEYS))]
     authorizations = [Authorization.parse(o) async for o in parts.kube.list_all(own_path(KEY_AUTHORIZATIONS))]
     listed = parts.kube.list_all(path("namespaces"), accept=METADATA_LIST)
+    # In one that is going nothing can be created any more, and all that is ours goes with it.
+    namespaces = {o["metadata"]["name"]: o["metadata"] async for o in listed if not _is_going(o)}
     return Policy(
         own_namespace=parts.settings.namespace,
         root_keys={k.name: k for k in keys},
         authorizations=tuple(authorizations),
-        namespaces={
-            o["metadata"]["name"]: o["metadata"].get("labels") or {}
-            async for o in listed
-            # In one that is going nothing can be created any more, and all that is ours goes with it.
-            if not o["metadata"].get("deletionTimestamp")
-        },
+        namespaces={name: meta.get("labels") or {} for name, meta in namespaces.items()},
+        held={name: held for name, meta in namespaces.items() if (held := _held(meta))},
     )
+
+
+def _is_going(obj: Json) -> bool:
+    return bool(obj["metadata"].get("deletionTimestamp"))
+
+
+def _held(meta: Json) -> frozenset[str]:
+    return holding.read((meta.get("annotations") or {}).get(ANNOTATION_HELD))
 
 
 class Namespaces:
@@ -63,6 +79,8 @@ class Namespaces:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._retained_since: dict[str, float] = {}
+        self._enabled_since: dict[str, float] = {}
+        """Namespaces that settle. After a restart they settle from the start again."""
 
     async def reconcile(self) -> None:
         """One pass over all of them. What fails in one does not keep the others."""
@@ -70,16 +88,23 @@ class Namespaces:
         await self._stamp(policy)
         bindings = await self._bindings()
         changed, failed = False, None
+        followed, read_by_pods = set[str](), set[str]()
         for name, labels in policy.namespaces.items():
             if policy.never_seals(name):
                 continue
+            modes = {a.mode for a in coverage.selected_by(policy, name, labels, now)}
+            if labels.get(LABEL_SEALING) is not None or modes:
+                followed.add(name)
+            if self._has_settled(name, policy) or Mode.PREVIEW in modes:
+                read_by_pods.add(name)
             try:
-                changed |= await self._one(name, labels.get(LABEL_SEALING), policy, bindings)
+                changed |= await self._one(name, modes, policy, bindings)
             except NotFound:
                 pass  # it went meanwhile
             except KeyshredError as error:
                 log.warning("namespace %s: %s", name, error)
                 failed = error
+        self._parts.index.follow(followed, read_by_pods)
         if changed:
             self._parts.enqueue(Job(Kind.COUNT), COUNT_SOON)
         if (expiry := coverage.next_expiry(policy.authorizations, now)) is not None:
@@ -88,23 +113,55 @@ class Namespaces:
         if failed is not None:
             raise failed
 
-    async def _one(self, name: str, label: str | None, policy: Policy, bindings: Bindings) -> bool:
+    async def _one(self, name: str, modes: Set[Mode], policy: Policy, bindings: Bindings) -> bool:
+        label = policy.namespaces[name].get(LABEL_SEALING)
         wanted = coverage.wanted_label(policy, name, policy.namespaces[name], utc_now())
-        if wanted is None and label is None:
-            await self._unbind(name, bindings)
-            return False
+        roles = {COUNTER_ROLE_BINDING} if modes else set[str]()
+        if wanted is not None or label is not None:
+            roles |= {COUNTER_ROLE_BINDING, READER_ROLE_BINDING}
+        if Mode.RELEASE in modes:
+            roles.add(RELEASER_ROLE_BINDING)
         # First, so that there is no moment in which a sealed Secret cannot be read by those who may, or be counted.
-        await self._bind(name, bindings)
+        await self._bind(name, roles, bindings)
+        if wanted is None and label is None:
+            return False
         if wanted is not None:
             self._retained_since.pop(name, None)
             if label != wanted:
                 await self._label(name, wanted)
+            elif self._has_settled(name, policy):
+                await self._hold(name, policy.held[name])
             return label != wanted
         if label != Sealing.RETAINED:
             await self._label(name, Sealing.RETAINED)
-        return await self._let_go(name, bindings) or label != Sealing.RETAINED
+        return await self._let_go(name, modes, bindings) or label != Sealing.RETAINED
 
-    async def _let_go(self, name: str, bindings: Bindings) -> bool:
+    def _has_settled(self, name: str, policy: Policy) -> bool:
+        """Whether something is held there, and every API server has known the label for long enough."""
+        if policy.sealing(name) is not Sealing.ENABLED or name not in policy.held:
+            self._enabled_since.pop(name, None)
+            return False
+        if HELD_ALL not in policy.held[name]:
+            return True
+        now, settle = asyncio.get_running_loop().time(), self._parts.settings.settle
+        ahead = self._enabled_since.setdefault(name, now) + settle - now
+        if ahead > 0:
+            self._parts.enqueue(Job(Kind.NAMESPACES), ahead)
+        return ahead <= 0
+
+    async def _hold(self, name: str, before: frozenset[str]) -> None:
+        """Writes what is still held, once the pods are known: they were listed after the namespace had settled."""
+        place = self._parts.index.place(name)
+        if place.pods is None or place.secrets is None:
+            self._parts.enqueue(Job(Kind.NAMESPACES), _LOOK_AGAIN)
+            return
+        after = holding.still_held(before, place.pods, place.secrets)
+        if after != before:
+            await self._write(name, {"annotations": {ANNOTATION_HELD: holding.write(after)}})
+            log.info("namespace %s: %d Secrets are held", name, len(after))
+            self._parts.enqueue(Job(Kind.COUNT), COUNT_SOON)
+
+    async def _let_go(self, name: str, modes: Set[Mode], bindings: Bindings) -> bool:
         """Takes the label of a retained namespace away once nothing sealed is left; whether it did."""
         now, settle = asyncio.get_running_loop().time(), self._parts.settings.settle
         since = self._retained_since.setdefault(name, now)
@@ -112,19 +169,23 @@ class Namespaces:
         if (ahead := since + settle - now) > 0:
             self._parts.enqueue(Job(Kind.NAMESPACES), ahead)
             return False
-        if await dependents.any_sealed(self._parts.kube, name):
+        known = self._parts.index.place(name).secrets or {}
+        if any(s.sealed for s in known.values()) or await dependents.any_sealed(self._parts.kube, name):
             return False
         await self._label(name, None)
-        await self._unbind(name, bindings)
+        await self._bind(name, {COUNTER_ROLE_BINDING} if modes else set(), bindings)
         del self._retained_since[name]
         log.info("namespace %s: no longer covered, nothing sealed is left", name)
         return True
 
     async def _label(self, name: str, value: Sealing | None) -> None:
-        await self._parts.kube.patch(
-            path("namespaces", name), {"metadata": {"labels": {LABEL_SEALING: value}}}, accept=METADATA_ONLY
-        )
+        # In one write: whoever sees the label sees what is held, and what is not held is sealed.
+        held = HELD_ALL if value is Sealing.ENABLED else None
+        await self._write(name, {"labels": {LABEL_SEALING: value}, "annotations": {ANNOTATION_HELD: held}})
         log.info("namespace %s: label %s=%s", name, LABEL_SEALING, value or "removed")
+
+    async def _write(self, name: str, metadata: Json) -> None:
+        await self._parts.kube.patch(path("namespaces", name), {"metadata": metadata}, accept=METADATA_ONLY)
 
     async def _stamp(self, policy: Policy) -> None:
         """A KeyAuthorization that came before its RootKey gets the key ID now, once and for ever."""
@@ -146,10 +207,15 @@ class Namespaces:
             if o["metadata"]["name"] in _ROLES
         }
 
-    async def _bind(self, namespace: str, bindings: Bindings) -> None:
+    async def _bind(self, namespace: str, names: Set[str], bindings: Bindings) -> None:
+        """These RoleBindings and no other of ours."""
         for name in _ROLES:
-            wanted = self._binding(namespace, name)
             there = bindings.get((namespace, name))
+            if name not in names:
+                if bindings.pop((namespace, name), None) is not None:
+                    await self._parts.kube.delete(self._binding_path(namespace, name))
+                continue
+            wanted = self._binding(namespace, name)
             if there is not None and all(there.get(k) == wanted[k] for k in ("roleRef", "subjects")):
                 continue
             if there is not None:
@@ -161,11 +227,6 @@ class Namespaces:
                 await self._parts.kube.delete(self._binding_path(namespace, name))
                 await self._parts.kube.create(self._binding_path(namespace), wanted)
             bindings[namespace, name] = wanted
-
-    async def _unbind(self, namespace: str, bindings: Bindings) -> None:
-        for name in _ROLES:
-            if bindings.pop((namespace, name), None) is not None:
-                await self._parts.kube.delete(self._binding_path(namespace, name))
 
     def _binding(self, namespace: str, name: str) -> dict[str, Any]:
         role, account = _ROLES[name]

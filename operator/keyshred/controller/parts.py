@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from keyshred.config import ControllerSettings
+from keyshred.controller.index import Index
 from keyshred.controller.lease import Lease
 from keyshred.hsm.service import HsmService
 from keyshred.kube.client import Json, Kube, own_path
@@ -31,11 +32,11 @@ class Kind(StrEnum):
     ROOT_KEY = "RootKey"
     RECORD = "KeyRecord"
     NAMESPACES = "Namespaces"
-    """Labels and RoleBindings of all namespaces, and the stamps of KeyAuthorizations."""
+    """Labels, held names and RoleBindings of all namespaces, and the stamps of KeyAuthorizations."""
     WATCH = "Watch"
     """The watch, anew: CRDs came back."""
     COUNT = "Count"
-    """Secrets of all sealing namespaces, for the status of every KeyAuthorization and RootKey."""
+    """Secrets of all such namespaces, for the status of every KeyAuthorization and RootKey, and for the sweep."""
 
 
 class Job(NamedTuple):
@@ -61,6 +62,20 @@ class Parts:
     enqueue: Callable[[Job, float], None]
     """Job and seconds from now."""
     dependents: dict[UUID, Dependents] = field(default_factory=dict)
+    index: Index = field(init=False)
+    """Secrets and pods of the namespaces that keyshred looks at."""
+    count_pause: float = COUNT_SOON
+    """Seconds after a change until all is counted again: many changes, or much to count, and it is done less often."""
+
+    def __post_init__(self) -> None:
+        def secrets_changed() -> None:
+            self.enqueue(Job(Kind.COUNT), self.count_pause)
+
+        def pods_changed() -> None:
+            secrets_changed()
+            self.enqueue(Job(Kind.NAMESPACES), COUNT_SOON)  # what is held may have changed
+
+        self.index = Index(self.kube, secrets_changed=secrets_changed, pods_changed=pods_changed)
 
 
 def key_id_of(record: Json) -> UUID:

@@ -20,6 +20,8 @@ _WANTED: Final = frozenset(
         Reason.DESTRUCTION_STARTED,
         Reason.EXPIRED,
         Reason.SEALING,
+        Reason.PREVIEW,
+        Reason.RELEASING,
     }
 )
 """Not ready, and just as somebody asked for."""

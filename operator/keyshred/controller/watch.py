@@ -12,7 +12,7 @@ from kubernetes.aio import client, config
 from keyshred.controller.parts import COUNT_SOON, Job, Kind
 from keyshred.errors import KeyshredError, KubeUnavailable, NotFound
 from keyshred.kube.client import Json, Kube, own_path, path
-from keyshred.names import GROUP, KEY_AUTHORIZATIONS, ROOT_KEYS, VERSION
+from keyshred.names import ANNOTATION_HELD, GROUP, KEY_AUTHORIZATIONS, ROOT_KEYS, VERSION
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +116,13 @@ class Watch:
         kopf.on.event(_EXTENSIONS["group"], "v1", _CRDS, registry=registry, id="crds")(self._crd)
         return registry
 
-    async def _login(self, **kwargs: Any) -> kopf.ConnectionInfo | None:
-        if not self._kubeconfig:
-            return kopf.login_with_service_account(**kwargs)
+    async def _login(self, **kwargs: Any) -> kopf.ConnectionInfo:
         loaded = client.Configuration()
-        await config.load_kube_config(self._kubeconfig, client_configuration=loaded, persist_config=False)
+        if self._kubeconfig:
+            await config.load_kube_config(self._kubeconfig, client_configuration=loaded, persist_config=False)
+        else:
+            # Asked again when the API server refuses the token: the kubelet renews it on disk.
+            config.load_incluster_config(client_configuration=loaded)
         scheme, _, token = loaded.api_key.get("BearerToken", "").partition(" ")
         return kopf.ConnectionInfo(
             server=loaded.host,
@@ -141,7 +143,8 @@ class Watch:
             self._ask(Job(Kind.COUNT), COUNT_SOON)
 
     async def _namespace(self, name: str, event: Any, meta: Any, **_: Any) -> None:
-        what = (meta["uid"], dict(meta.get("labels") or {}), meta.get("deletionTimestamp"))
+        held = (meta.get("annotations") or {}).get(ANNOTATION_HELD)
+        what = (meta["uid"], dict(meta.get("labels") or {}), held, meta.get("deletionTimestamp"))
         if self._is_new("namespace", name, event, what):
             self._ask(Job(Kind.NAMESPACES))
 

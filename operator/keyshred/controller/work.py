@@ -7,6 +7,7 @@ from keyshred.controller.authorizations import Authorizations
 from keyshred.controller.namespaces import Namespaces
 from keyshred.controller.parts import Job, Kind, Parts, root_key_by_uid
 from keyshred.controller.rootkeys import RootKeys
+from keyshred.controller.sweep import Sweeper
 from keyshred.controller.watch import Watch
 from keyshred.errors import NotFound
 from keyshred.kube.client import Json, own_path
@@ -23,7 +24,15 @@ class Work:
         self._watch = watch
         self._root_keys = RootKeys(parts)
         self._namespaces = Namespaces(parts)
-        self._authorizations = Authorizations(parts)
+        self._sweeper = Sweeper(parts)
+        self._authorizations = Authorizations(parts, self._sweeper)
+
+    async def run(self) -> None:
+        """What goes on beside the jobs, until cancelled."""
+        try:
+            await self._sweeper.run()
+        finally:
+            self._parts.index.follow(frozenset(), frozenset())
 
     async def handle(self, job: Job) -> None:
         """One job; raises what went wrong."""
@@ -55,6 +64,7 @@ class Work:
 
     async def _resync(self) -> None:
         self._parts.enqueue(Job(Kind.RESYNC), self._parts.settings.resync)
+        await self._root_keys.materials.look_over()
         with contextlib.suppress(NotFound):
             # Before the RootKeys: whoever holds a key in this list and is not in the later one is gone for good.
             records = [r async for r in self._parts.kube.list_all(own_path(KEY_RECORDS))]
@@ -89,7 +99,7 @@ class Work:
         elif record["status"]["state"] == KeyState.PENDING_DESTRUCTION:
             await self._root_keys.destruction.advance(record)
         elif not await self._is_held(record):
-            await self._root_keys.destruction.orphaned(record)
+            await self._root_keys.keeping.orphaned(record)
 
     async def _is_held(self, record: Json) -> bool:
         uid = record["status"].get("rootKeyUID")

@@ -1,4 +1,4 @@
-"""What a CKR return value means for the caller: one table (PKCS#11 v3.0, section 5.1.6).
+"""What a CKR return value means for the caller: one table (PKCS#11 v3.1, section 5.1).
 
 Keyed by the exception names of python-pkcs11, which are the CKR names in camel case, so that this module needs no
 pkcs11. Codes that python-pkcs11 does not know arrive as a number in a message and have a table of their own.
@@ -15,7 +15,7 @@ class Meaning(Enum):
     """What to do about it."""
 
     AWAY = auto()
-    """The token or the session is gone: reopen, and let the caller try again."""
+    """The token or the session is gone, or has no room: reopen, and let the caller try again."""
     STALE = auto()
     """The handle names nothing any more: look the key up again."""
     BAD_DATA = auto()
@@ -33,7 +33,9 @@ class Meaning(Enum):
 _BY_NAME: Final[dict[str, Meaning]] = {
     **dict.fromkeys(
         (
+            "AnotherUserAlreadyLoggedIn",
             "DeviceError",
+            "DeviceMemory",
             "DeviceRemoved",
             "FunctionCancelled",
             "HostMemory",
@@ -45,7 +47,9 @@ _BY_NAME: Final[dict[str, Meaning]] = {
             "SlotIDInvalid",
             "TokenNotPresent",
             "TokenNotRecognised",
+            "UserAlreadyLoggedIn",
             "UserNotLoggedIn",
+            "UserTooManyTypes",
         ),
         Meaning.AWAY,
     ),
@@ -55,6 +59,8 @@ _BY_NAME: Final[dict[str, Meaning]] = {
     ),
     **dict.fromkeys(
         (
+            "DataInvalid",
+            "DataLenRange",
             "EncryptedDataInvalid",
             "EncryptedDataLenRange",
             "SignatureInvalid",
@@ -78,16 +84,19 @@ _BY_NAME: Final[dict[str, Meaning]] = {
     ),
     **dict.fromkeys(
         (
-            "DeviceMemory",
+            "AttributeTypeInvalid",
+            "AttributeValueInvalid",
             "FunctionNotSupported",
+            "KeyNotWrappable",
             "KeySizeRange",
+            "KeyUnextractable",
             "MechanismInvalid",
             "MechanismParamInvalid",
             "SessionReadOnly",
+            "TemplateIncomplete",
             "TemplateInconsistent",
             "TokenWriteProtected",
             "UserPinNotInitialized",
-            "UserTooManyTypes",
         ),
         Meaning.SETUP,
     ),
@@ -97,9 +106,18 @@ _BY_CODE: Final[dict[int, tuple[str, Meaning]]] = {
     0x1B: ("ActionProhibited", Meaning.SETUP),
     0x42: ("AeadDecryptFailed", Meaning.BAD_DATA),
     0x68: ("KeyFunctionNotPermitted", Meaning.SETUP),
-    0x203: ("TokenResourceExceeded", Meaning.AWAY),
-    0x204: ("OperationCancelFailed", Meaning.AWAY),
+    0x201: ("TokenResourceExceeded", Meaning.AWAY),
+    0x202: ("OperationCancelFailed", Meaning.AWAY),
+    0x203: ("KeyExhausted", Meaning.SETUP),
 }
+_WRITE_PROTECTED: Final = "the token is write-protected, so that nothing can be made or destroyed on it"
+_CAUSES: Final = {
+    "DeviceMemory": "the token has no room left: remove what nobody uses",
+    "SessionReadOnly": _WRITE_PROTECTED,
+    "TokenResourceExceeded": "the token has no room left: remove what nobody uses",
+    "TokenWriteProtected": _WRITE_PROTECTED,
+}
+"""What to say where the code names its cause."""
 _UNKNOWN_CODE: Final = re.compile(r"Unmapped error code 0x([0-9a-f]{1,16})")
 _VENDOR_DEFINED: Final = 0x80000000
 # python-pkcs11 has no class of its own for CKR_CRYPTOKI_NOT_INITIALIZED, only this text.
@@ -116,13 +134,14 @@ class CkrError(Exception):
 
     def for_caller(self) -> KeyshredError:
         """The error of ours that this is."""
+        cause = _CAUSES.get(self.name)
         match self.meaning:
             case Meaning.AWAY | Meaning.STALE | Meaning.UNCLEAR:
-                return HsmUnavailable(f"the token does not answer as it should ({self.name}); try again")
+                return HsmUnavailable(f"{cause or 'the token does not answer as it should'} ({self.name}); try again")
             case Meaning.PIN:
                 return PinRefused(f"the token refused the PIN ({self.name}); it is not tried again: correct the file")
             case Meaning.SETUP:
-                return ConfigInvalid(f"the token cannot do this, or not with this login ({self.name})")
+                return ConfigInvalid(f"{cause or 'the token cannot do this, or not with this login'} ({self.name})")
             case Meaning.BAD_DATA | Meaning.BROKEN:
                 return TokenBroken(f"the token gave an answer that makes no sense here ({self.name})")
 

@@ -4,10 +4,12 @@ A `Device` is synchronous and belongs to one thread (design contract, section 7)
 `keyshred.hsm.service.HsmService`, which has the same operations as coroutines.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
+from keyshred.envelope.context import wrap_aad
 from keyshred.envelope.format import Mechanism
 
 CHECK_BLOCK: Final = b"keyshred-check-1"
@@ -15,6 +17,10 @@ CHECK_BLOCK: Final = b"keyshred-check-1"
 
 The usual KCV encrypts the zero block, and that is GCM's hash key H: three bytes of it in a status field are three bytes
 too many. A block of our own says nothing about H, and 128 bits make two keys with one check value a non-event."""
+
+
+MAX_HEAD: Final = 512
+"""Bytes of a ledger's head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class KeyRef:
         """CKA_LABEL: the key ID, shared by all versions, because tokens cannot search CKA_ID by prefix."""
         return str(self.key_id)
 
+    @property
+    def aad(self) -> bytes:
+        """What a DEK wrapped under this version is bound to, where the mechanism takes an AAD."""
+        return wrap_aad(self.key_id, self.version)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStatus:
@@ -53,14 +64,31 @@ class TokenStatus:
     """What new keys are made for; a key version keeps the mechanism it was made with."""
     software: bool
     """No hardware behind it: destroying a key unlinks a file, and a copied file brings the key back."""
+    data_objects: bool
+    """It keeps data objects for us, so claims and the ledger's head can be guarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the token holds of keyshred's, all in one look. What is not as it should be is left out, with its key ID."""
+
+    keys: Mapping[UUID, tuple[KeyRef, ...]]
+    """Versions, ascending."""
+    claims: Mapping[UUID, frozenset[str]]
+    """UIDs of clusters; empty where the token keeps no data objects, as `heads` is."""
+    heads: Mapping[UUID, bytes]
 
 
 class Device(Protocol):
     """One logged-in token. Called from the thread that owns it, and from no other.
 
     Every method may raise HsmUnavailable (away: reopened at the next call), TokenBroken, and, where it has to reopen,
-    what opening raises: PinRefused, TokenMismatch, ConfigInvalid.
+    what opening raises: PinRefused, TokenMismatch, ConfigInvalid. What changes nothing on the token is asked once more,
+    on a fresh session, where an established one fails; a change is made once.
     """
+
+    wanted: Callable[[], bool]
+    """Whether the caller of this call still waits; asked before each change. Set by the service."""
 
     def status(self) -> TokenStatus:
         """Ask the token who it is, and have it wrap and unwrap with a session key: it answers and it works."""
@@ -71,6 +99,9 @@ class Device(Protocol):
         Raises KeyAmbiguous where two objects carry the same version, or one carries a CKA_ID that is not ours.
         """
 
+    def survey(self) -> Survey:
+        """What `find`, `claims` and `head` say, of all keys: those go through the whole token for one of them."""
+
     def generate(self, ref: KeyRef) -> None:
         """Make the key inside the token; when this returns it is on disk and its attributes were read back.
 
@@ -80,13 +111,14 @@ class Device(Protocol):
     def check_value(self, ref: KeyRef) -> bytes:
         """16 bytes that name the key material (see CHECK_BLOCK). Raises KeyMissing, KeyAmbiguous."""
 
-    def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes, aad: bytes) -> bytes:
-        """Encrypt a 32-byte DEK. AES_GCM: iv[12] ‖ ciphertext[32] ‖ tag[16]; AES_KWP: RFC 5649, 40 bytes, no AAD.
+    def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes) -> bytes:
+        """Encrypt a 32-byte DEK. AES_GCM: iv[12] ‖ ciphertext[32] ‖ tag[16], bound to `ref.aad`; AES_KWP: RFC 5649,
+        40 bytes, no AAD.
 
         Raises KeyMissing, KeyAmbiguous.
         """
 
-    def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
+    def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bytes:
         """Decrypt a DEK. Raises CannotOpen (tampered, wrong key, wrong AAD), KeyMissing, KeyAmbiguous."""
 
     def destroy(self, key_id: UUID) -> int:
@@ -95,8 +127,26 @@ class Device(Protocol):
         Returns how many objects were destroyed: 0 means that they were gone already, on a token that answered.
         """
 
-    def opens_under_any_key(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
-        """Whether any AES key of the token opens this DEK: the canary of a destruction."""
+    def opens_under_any_key(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bool:
+        """Whether any AES key of the token opens a DEK that was wrapped under `ref`: the canary of a destruction."""
+
+    def claims(self, key_id: UUID) -> frozenset[str]:
+        """UIDs of the clusters that claim this key, from the token's own data objects.
+
+        These four raise NotSupported where the token stores no data objects (`TokenStatus.data_objects`).
+        """
+
+    def set_claim(self, key_id: UUID, cluster_uid: str, claimed: bool) -> None:
+        """Makes or removes a cluster's claim on the key. Idempotent; on disk when it returns."""
+
+    def head(self, key_id: UUID) -> bytes | None:
+        """The ledger's head as it was last written for this key; None: never."""
+
+    def set_head(self, key_id: UUID, head: bytes) -> None:
+        """Replaces the ledger's head, at most MAX_HEAD bytes; on disk on return. A crash leaves the old or the new one.
+
+        Raises KeyAmbiguous where two controllers wrote at the same time; so does `head`.
+        """
 
     def close(self) -> None:
         """Log out. The device is not used afterwards."""

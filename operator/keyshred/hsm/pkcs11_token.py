@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pkcs11
-from pkcs11 import Attribute, GCMParams, KeyType, MechanismFlag, ObjectClass, PKCS11Error, TokenFlag
+from pkcs11 import (
+    Attribute,
+    GCMParams,
+    KeyType,
+    MechanismFlag,
+    ObjectClass,
+    PKCS11Error,
+    TokenFlag,
+    TokenWriteProtected,
+)
 from pkcs11 import Mechanism as Ckm
 
 from keyshred.envelope.format import NONCE_SIZE, TAG_SIZE, WRAPPED_SIZE, Mechanism
@@ -49,6 +58,7 @@ _PROTECTION: Final[_Template] = {
     Attribute.COPYABLE: False,
     Attribute.MODIFIABLE: False,
 }
+_DATA: Final[_Template] = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: "keyshred"}
 _AES_KEYS: Final[_Template] = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.AES}
 _SESSION_DEK: Final[_Template] = {
     Attribute.TOKEN: False,
@@ -105,13 +115,17 @@ class Module:
 
 
 class Session:
-    """A read-write session, logged in as user."""
+    """A session logged in as user, read-write where the token allows it."""
 
     def __init__(self, token: Any, pin: str) -> None:
         """`token` from Module.tokens. Tries the PIN once."""
         self._slot = token.slot
         with _answers():
-            self._session = token.open(rw=True, user_pin=pin)
+            try:
+                self._session = token.open(rw=True, user_pin=pin)
+            except TokenWriteProtected:
+                # C_OpenSession's answer, before any login: keys that are there can still be used.
+                self._session = token.open(rw=False, user_pin=pin)
 
     def token_info(self) -> TokenInfo:
         """Asked anew. SoftHSM fails here for good once the token's files were away, even if they came back."""
@@ -128,15 +142,28 @@ class Session:
             template[Attribute.LABEL] = label
         if cka_id is not None:
             template[Attribute.ID] = cka_id
-        return self._search(template)
+        return [Key(found) for found in self._search(template)]
 
     def count(self) -> int:
         """Objects on the token, of every class."""
         return len(self._search({Attribute.TOKEN: True}))
 
-    def labelled(self, label: str) -> "list[Key]":
+    def labelled(self, label: str) -> "list[Thing]":
         """Objects of every class with this label."""
-        return self._search({Attribute.LABEL: label})
+        return [Thing(found) for found in self._search({Attribute.LABEL: label})]
+
+    def data(self, label: str | None = None) -> "list[Data]":
+        """keyshred's data objects on the token: all, or those with this label."""
+        template = {**_DATA, Attribute.TOKEN: True}
+        if label is not None:
+            template[Attribute.LABEL] = label
+        return [Data(found) for found in self._search(template)]
+
+    def store(self, label: str, value: bytes, *, on_token: bool = True) -> "Data":
+        """A new data object."""
+        attributes = {Attribute.TOKEN: on_token, Attribute.PRIVATE: True, Attribute.LABEL: label}
+        with _answers():
+            return Data(self._session.create_object({**_DATA, **attributes, Attribute.VALUE: value}))
 
     def generate(self, mechanism: Mechanism, label: str, cka_id: bytes = b"", *, on_token: bool = True) -> "Key":
         """A new AES-256 key with the attributes of the design contract, section 7."""
@@ -152,13 +179,13 @@ class Session:
             )
         return Key(made)
 
-    def _search(self, template: _Template) -> "list[Key]":
+    def _search(self, template: _Template) -> list[_Object]:
         with _answers():
             # To the end, always: a search that is left half-way blocks the session for everything else.
-            return [Key(found) for found in self._session.get_objects(template)]
+            return list(self._session.get_objects(template))
 
 
-class Key:
+class Thing:
     """An object of the token, by its handle."""
 
     def __init__(self, thing: _Object) -> None:
@@ -169,6 +196,29 @@ class Key:
         """CK_OBJECT_HANDLE: unique while the session lives."""
         return int(self._object.handle)
 
+    def label(self) -> str:
+        """CKA_LABEL."""
+        with _answers():
+            return str(self._object[Attribute.LABEL])
+
+    def destroy(self) -> None:
+        """C_DestroyObject."""
+        with _answers():
+            self._object.destroy()
+
+
+class Data(Thing):
+    """A data object."""
+
+    def value(self) -> bytes:
+        """CKA_VALUE."""
+        with _answers():
+            return bytes(self._object[Attribute.VALUE])
+
+
+class Key(Thing):
+    """An AES key."""
+
     def cka_id(self) -> bytes:
         """CKA_ID."""
         with _answers():
@@ -178,11 +228,6 @@ class Key:
         """AES-ECB of one 16-byte block, for check values."""
         with _answers():
             return bytes(self._object.encrypt(block, mechanism=Ckm.AES_ECB))
-
-    def destroy(self) -> None:
-        """C_DestroyObject."""
-        with _answers():
-            self._object.destroy()
 
     def faults(self) -> list[str]:
         """Attributes that a root key must not have; empty for a good one.
@@ -220,7 +265,7 @@ class Key:
         if not self._fits(mechanism) or len(wrapped) != WRAPPED_SIZE[mechanism]:
             raise CannotOpen
         try:
-            dek = self._unwrap(mechanism, wrapped, aad)
+            dek = self._unwrap_twice(mechanism, wrapped, aad)
         except CkrError as failure:
             bad = failure.meaning is Meaning.BAD_DATA
             # SoftHSM says CKR_GENERAL_ERROR to a bad tag and to a broken token alike.
@@ -234,7 +279,7 @@ class Key:
     def opens(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
         """Whether it opens, on the token's word: believe a no only of a token that then proves to work."""
         try:
-            return self._fits(mechanism) and len(self._unwrap(mechanism, wrapped, aad)) == DEK_SIZE
+            return self._fits(mechanism) and len(self._unwrap_twice(mechanism, wrapped, aad)) == DEK_SIZE
         except CkrError as failure:
             if failure.meaning is Meaning.AWAY:
                 raise
@@ -243,6 +288,15 @@ class Key:
     def _fits(self, mechanism: Mechanism) -> bool:
         # python-pkcs11 gives an object the methods that its attributes allow.
         return hasattr(self._object, "decrypt" if mechanism is Mechanism.AES_GCM else "unwrap_key")
+
+    def _unwrap_twice(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
+        """Where the answer may mean anything, once more: a fault may pass, a bad ciphertext stays one."""
+        try:
+            return self._unwrap(mechanism, wrapped, aad)
+        except CkrError as failure:
+            if failure.meaning is not Meaning.UNCLEAR:
+                raise
+            return self._unwrap(mechanism, wrapped, aad)
 
     def _unwrap(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
         with _answers():

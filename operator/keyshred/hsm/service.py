@@ -17,7 +17,7 @@ from keyshred.envelope.seal import DEK_SIZE
 from keyshred.errors import HsmBusy, HsmUnavailable, KeyshredError, TokenBroken
 from keyshred.hsm import uri as token_uri
 from keyshred.hsm.device import Pkcs11Device
-from keyshred.hsm.interface import Device, KeyRef, TokenStatus
+from keyshred.hsm.interface import MAX_HEAD, Device, KeyRef, Survey, TokenStatus
 from keyshred.hsm.pin import PinFile
 
 _T = TypeVar("_T")
@@ -56,6 +56,7 @@ class HsmService:
     ) -> None:
         """Takes the device over and starts its thread; deadlines in seconds. Needs a running event loop."""
         self._device = device
+        device.wanted = self._wanted
         self._deadline = deadline
         self._slow_deadline = slow_deadline
         self._queue_limit = queue_limit
@@ -63,6 +64,7 @@ class HsmService:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._pending = 0
         self._overdue: _Job | None = None
+        self._at_work: _Job | None = None
         self._closed = False
         self._done: deque[tuple[_Job, Any, KeyshredError | None]] = deque()
         self._delivering = False
@@ -115,6 +117,10 @@ class HsmService:
         """See Device.find."""
         return await self._call(Device.find, key_id)
 
+    async def survey(self) -> Survey:
+        """See Device.survey."""
+        return await self._call(Device.survey, slow=True)
+
     async def generate(self, ref: KeyRef) -> None:
         """See Device.generate."""
         await self._call(Device.generate, ref, slow=True)
@@ -123,23 +129,41 @@ class HsmService:
         """See Device.check_value."""
         return await self._call(Device.check_value, ref)
 
-    async def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes, aad: bytes) -> bytes:
+    async def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes) -> bytes:
         """See Device.wrap. ValueError for a DEK that is not 32 bytes."""
         if len(dek) != DEK_SIZE:
             raise ValueError(f"a DEK has {DEK_SIZE} bytes")
-        return await self._call(Device.wrap, ref, mechanism, dek, aad)
+        return await self._call(Device.wrap, ref, mechanism, dek)
 
-    async def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
+    async def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bytes:
         """See Device.unwrap."""
-        return await self._call(Device.unwrap, ref, mechanism, wrapped, aad)
+        return await self._call(Device.unwrap, ref, mechanism, wrapped)
 
     async def destroy(self, key_id: UUID) -> int:
         """See Device.destroy."""
         return await self._call(Device.destroy, key_id, slow=True)
 
-    async def opens_under_any_key(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
+    async def opens_under_any_key(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bool:
         """See Device.opens_under_any_key."""
-        return await self._call(Device.opens_under_any_key, mechanism, wrapped, aad, slow=True)
+        return await self._call(Device.opens_under_any_key, ref, mechanism, wrapped, slow=True)
+
+    async def claims(self, key_id: UUID) -> frozenset[str]:
+        """See Device.claims."""
+        return await self._call(Device.claims, key_id)
+
+    async def set_claim(self, key_id: UUID, cluster_uid: str, claimed: bool) -> None:
+        """See Device.set_claim."""
+        await self._call(Device.set_claim, key_id, cluster_uid, claimed, slow=True)
+
+    async def head(self, key_id: UUID) -> bytes | None:
+        """See Device.head."""
+        return await self._call(Device.head, key_id)
+
+    async def set_head(self, key_id: UUID, head: bytes) -> None:
+        """See Device.set_head. ValueError for a head of more than 512 bytes."""
+        if len(head) > MAX_HEAD:
+            raise ValueError(f"a ledger's head has at most {MAX_HEAD} bytes")
+        await self._call(Device.set_head, key_id, head, slow=True)
 
     async def close(self) -> None:
         """Take no more calls, finish those that wait, log out. Gives up on a token that hangs."""
@@ -199,6 +223,7 @@ class HsmService:
         while (job := self._jobs.get()) is not None:
             result, error = None, None
             if job.claim.acquire(blocking=False):
+                self._at_work = job
                 try:
                     result = getattr(self._device, job.method)(*job.arguments)
                 except KeyshredError as failure:
@@ -207,6 +232,7 @@ class HsmService:
                     # Not ours, so its text is nobody's to read: it could quote an argument.
                     _log.error("the token layer failed with %s in %s", type(failure).__name__, job.method)
                     error = TokenBroken(f"the token layer failed ({type(failure).__name__})")
+                self._at_work = None
             job.arguments = ()
             self._done.append((job, result, error))
             del job, result, error
@@ -214,6 +240,9 @@ class HsmService:
         with contextlib.suppress(Exception):
             self._device.close()
         self._announce(self._stopped.set, always=True)
+
+    def _wanted(self) -> bool:
+        return self._at_work is not None and not self._at_work.future.done()
 
     def _announce(self, callback: Callable[[], None], always: bool = False) -> None:
         # One wake-up of the loop delivers all that is done by the time it runs.

@@ -5,6 +5,7 @@ neither, and the custom resources are plain dicts anyway.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -23,9 +24,17 @@ Json = dict[str, Any]
 MERGE_PATCH: Final = "application/merge-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
+"""What `kubectl get` shows: for a Secret its metadata, its type and the number of its keys, and no value."""
 
 _TIMEOUT: Final = 10.0
 """Seconds for one request; a watch sets its own."""
+_OWN_WORDS: Final = re.compile(
+    r"admission webhook \"secrets\.keyshred\.dev\" denied the request: (?P<own>.*)"
+    r"|(Internal error occurred: )?failed calling webhook \"secrets\.keyshred\.dev\"",
+    re.DOTALL,
+)
+"""Messages about a Secret that hold no value, since keyshred or the API server itself wrote them."""
 
 
 def path(
@@ -53,6 +62,9 @@ class Kube:
         self._api = api
         # The pool of kubernetes.aio, made by it with its TLS settings, and a buffer that takes a watch event of 4 MiB.
         self._session: aiohttp.ClientSession = api.rest_client._create_pool_manager()
+        # Each watch keeps a connection for itself, and there is one for each sealing namespace.
+        api.rest_client.maxsize = 0
+        self._watches: aiohttp.ClientSession = api.rest_client._create_pool_manager()
 
     @classmethod
     async def connect(cls, kubeconfig: str) -> "Kube":
@@ -72,6 +84,7 @@ class Kube:
     async def close(self) -> None:
         """Closes the pool."""
         await self._session.close()
+        await self._watches.close()
         await self._api.close()
 
     async def get(self, url: str, *, accept: str = "application/json", params: Mapping[str, str] | None = None) -> Json:
@@ -82,13 +95,15 @@ class Kube:
         """POST. Raises Conflict where the object exists."""
         return await self._json("POST", url, body=body)
 
-    async def replace(self, url: str, body: Json) -> Json:
+    async def replace(self, url: str, body: Json, *, accept: str = "application/json") -> Json:
         """PUT: succeeds only on the resourceVersion in `body`."""
-        return await self._json("PUT", url, body=body)
+        return await self._json("PUT", url, body=body, accept=accept)
 
-    async def patch(self, url: str, body: Json, *, accept: str = "application/json") -> Json:
+    async def patch(
+        self, url: str, body: Json, *, accept: str = "application/json", params: Mapping[str, str] | None = None
+    ) -> Json:
         """Merge patch (RFC 7396); a `resourceVersion` in it makes it conditional."""
-        return await self._json("PATCH", url, body=body, content_type=MERGE_PATCH, accept=accept)
+        return await self._json("PATCH", url, body=body, content_type=MERGE_PATCH, accept=accept, params=params)
 
     async def delete(self, url: str) -> Json:
         """DELETE."""
@@ -109,19 +124,28 @@ class Kube:
                 return
             params["continue"] = following
 
-    async def watch(self, url: str, resource_version: str, *, seconds: int = 300) -> AsyncIterator[Json]:
+    async def watch(
+        self,
+        url: str,
+        resource_version: str,
+        *,
+        seconds: int = 300,
+        accept: str = "application/json",
+        params: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Json]:
         """Watch events `{type, object}` from `resource_version` on, bookmarks included.
 
         Ends when the server ends it. Raises WatchExpired where the version is too old.
         """
-        params = {
+        params = dict(params or {}) | {
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "timeoutSeconds": str(seconds),
         }
         timeout = aiohttp.ClientTimeout(total=seconds + 10, sock_connect=_TIMEOUT)
-        async with self._request("GET", url, params=params, timeout=timeout) as response:
+        headers, pool = {"Accept": accept}, self._watches
+        async with self._request("GET", url, params=params, headers=headers, timeout=timeout, pool=pool) as response:
             await _check(response, url)
             async for line in response.content:
                 event: Json = orjson.loads(line)
@@ -151,13 +175,22 @@ class Kube:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        pool: aiohttp.ClientSession | None = None,
+        **kwargs: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # Asked for each time: an in-cluster token is renewed on disk, and the hook behind this call reads it again.
-        settings = await self._api.configuration.auth_settings()
+        try:
+            settings = await self._api.configuration.auth_settings()
+        except (ConfigException, OSError) as error:
+            raise KubeUnavailable("the ServiceAccount's token cannot be read") from error
         auth = {"Authorization": settings["BearerToken"]["value"]} if "BearerToken" in settings else {}
         try:
-            async with self._session.request(
+            async with (pool or self._session).request(
                 method, self._api.configuration.host + url, headers=auth | dict(headers or {}), **kwargs
             ) as response:
                 yield response
@@ -172,11 +205,14 @@ async def _check(response: aiohttp.ClientResponse, url: str) -> None:
     if response.status < 400:
         return
     try:
-        message = str(orjson.loads(await response.read()).get("message", ""))
+        status = orjson.loads(await response.read())
+        message = str(status.get("message", ""))
+        fields = frozenset(c.get("field", "") for c in (status.get("details") or {}).get("causes") or ())
     except (orjson.JSONDecodeError, AttributeError):
-        message = ""
-    # The message of a refused Secret may quote what was sent, so it is kept from Secrets' errors altogether.
-    text = f"{url}: HTTP {response.status}" + (f": {message}" if message and "/secrets" not in url else "")
+        message, fields = "", frozenset()
+    # The message of a refused Secret may quote what was sent, so only keyshred's own is let into a Secret's error.
+    own = _OWN_WORDS.match(message)
+    text = f"{url}: HTTP {response.status}" + (f": {message}" if message and (own or "/secrets" not in url) else "")
     match response.status:
         case 404:
             raise NotFound(text)
@@ -184,7 +220,7 @@ async def _check(response: aiohttp.ClientResponse, url: str) -> None:
             raise Conflict(text)
         case 410:
             raise WatchExpired(text)
-        case status if status >= 500 or status == 429:
+        case code if code >= 500 or code == 429:
             raise KubeUnavailable(text)
         case _:
-            raise Refused(text)
+            raise Refused(text, fields=fields, reason=(own and own["own"]) or "")

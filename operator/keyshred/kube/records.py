@@ -10,7 +10,7 @@ from keyshred.kube.client import Json, Kube, own_path
 from keyshred.names import API_VERSION, KEY_RECORDS, KeyState
 from keyshred.policy import ledger
 from keyshred.policy.merge import merged
-from keyshred.times import utc_now
+from keyshred.times import stamp, utc_now
 
 _ATTEMPTS: Final = 5
 
@@ -74,15 +74,39 @@ class Records:
         """The same on the very record that was read. Raises Conflict where it has moved since."""
         before = record.get("status") or {}
         transitions = ledger.append(before, now=utc_now(), **entry)
-        status = merged(before, changes or {}) | {"transitions": transitions}
-        return await self._kube.replace(
-            own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record | {"status": status}
-        )
+        return await self._replace(record, merged(before, changes or {}) | {"transitions": transitions})
+
+    async def admit_delete(self, key_id: UUID, root_key_name: str, *, by: str, root_key_uid: str) -> Json:
+        """Records that `by` may delete the RootKey with this UID; the KeyRecord is begun where there is none."""
+        await self.ensure(key_id, root_key_name, by=by)
+
+        async def read_and_write() -> Json:
+            record = await self.get(key_id)
+            if record is None:
+                raise NotFound(f"KeyRecord {key_id} does not exist")
+            admitted = {"by": ledger.cut(by), "time": stamp(utc_now()), "rootKeyUID": root_key_uid}
+            changes = {"deleteAdmitted": admitted}
+            if ledger.repeats_delete(record["status"], root_key_uid):
+                return await self.note(record, changes)
+            return await self.write(
+                record, action=ledger.Action.DELETE_ADMITTED, by=by, root_key_uid=root_key_uid, changes=changes
+            )
+
+        return await _against_others(key_id, read_and_write)
+
+    async def note(self, record: Json, changes: Mapping[str, Any]) -> Json:
+        """Merges `changes` into the status of the very record that was read, without a transition. Raises Conflict."""
+        return await self._replace(record, merged(record.get("status") or {}, changes))
 
     async def prove(self, record: Json) -> None:
         """Returns if the record has not moved since it was read; changes nothing. Raises Conflict otherwise."""
         # The API server compares the version before it finds that nothing changes.
-        await self._kube.replace(own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record)
+        await self._replace(record, record.get("status") or {})
+
+    async def _replace(self, record: Json, status: Mapping[str, Any]) -> Json:
+        return await self._kube.replace(
+            own_path(KEY_RECORDS, record["metadata"]["name"], "status"), record | {"status": status}
+        )
 
 
 async def _against_others(key_id: UUID, attempt: Callable[[], Awaitable[Json]]) -> Json:

@@ -9,16 +9,18 @@ from uuid import UUID
 from keyshred.errors import KeyGone, KeyNotUsable, NotAllowed, Refused
 from keyshred.names import (
     BY_NAME_ONLY_TYPES,
+    HELD_ALL,
     LABEL_ROOT_KEY,
     LABEL_SEALING,
     NEVER_SEALED_NAMESPACES,
     NEVER_SEALED_TYPES,
     KeyState,
+    Mode,
     Sealing,
 )
-from keyshred.policy.resources import SEAL, UNSEAL, Authorization, RootKey, SecretMeta
+from keyshred.policy.resources import Authorization, RootKey, SecretMeta
 from keyshred.policy.selectors import Labels
-from keyshred.policy.states import Action, allows
+from keyshred.policy.states import FINAL, Action, allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Policy:
     """Labels by namespace."""
     records: Mapping[UUID, KeyState] = field(default_factory=dict)
     """State in the KeyRecord by key ID: it outlives the RootKey."""
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By namespace: names of Secrets that stay unsealed for now, or HELD_ALL."""
 
     def never_seals(self, namespace: str) -> bool:
         """Whether nothing in the namespace is ever sealed, whatever its label says."""
@@ -47,11 +51,19 @@ class Policy:
         except (KeyError, ValueError):
             return None
 
+    def holds(self, namespace: str, name: str) -> bool:
+        """Whether a Secret of that name stays unsealed for now, if it was never sealed."""
+        return not self.held.get(namespace, frozenset()).isdisjoint((name, HELD_ALL))
+
     def selecting(self, namespace: str, labels: Labels, now: datetime) -> list[Authorization]:
-        """KeyAuthorizations in force that select the namespace."""
+        """KeyAuthorizations in force that select the namespace; those in Preview count for nothing."""
         if self.never_seals(namespace):
             return []
-        return [a for a in self.authorizations if a.in_force(now) and a.selects_namespace(namespace, labels)]
+        return [
+            a
+            for a in self.authorizations
+            if a.in_force(now) and a.mode is not Mode.PREVIEW and a.selects_namespace(namespace, labels)
+        ]
 
     def covering(self, namespace: str, secret: SecretMeta, now: datetime) -> list[Authorization]:
         """KeyAuthorizations in force that mean this Secret."""
@@ -72,39 +84,46 @@ class Policy:
         return self.records.get(key_id) is KeyState.DESTROYED
 
     def state(self, key_id: UUID, now: datetime) -> KeyState | None:
-        """The key's state; Destroyed is known from its KeyRecord; None: no RootKey holds it."""
-        if self.is_destroyed(key_id):
-            return KeyState.DESTROYED
+        """The key's state; how it ends is known from its KeyRecord; None: no RootKey holds it."""
+        if (recorded := self.records.get(key_id)) in FINAL:
+            return recorded
         key = self.root_key(key_id)
         return key.state(now) if key else None
 
 
 def choose_key(policy: Policy, namespace: str, secret: SecretMeta, now: datetime) -> Authorization | None:
-    """The KeyAuthorization under whose key the Secret is sealed; None: nobody wants it sealed.
+    """The KeyAuthorization that decides over the Secret; None: nobody wants it sealed or released.
 
-    Raises Refused where several keys are authorised and the label decides nothing, or where it names another key.
+    It seals, or its mode is Release. Raises Refused where several keys are authorised and the label decides nothing, or
+    where it names another key.
     """
-    covering = [a for a in policy.covering(namespace, secret, now) if SEAL in a.operations]
-    if not covering:
-        return None
+    covering = [a for a in policy.covering(namespace, secret, now) if a.seals or a.mode is Mode.RELEASE]
+    sealing = [a for a in covering if a.seals]
     chosen = secret.labels.get(LABEL_ROOT_KEY)
-    names = sorted({a.root_key_name for a in covering})
-    if chosen is None and len(names) > 1:
-        raise Refused(
-            f"the RootKeys {', '.join(names)} are all authorised for this Secret: "
-            f"choose one with the label {LABEL_ROOT_KEY}"
-        )
-    name = chosen if chosen is not None else names[0]
-    candidates = [a for a in covering if a.root_key_name == name]
-    if not candidates:
-        raise Refused(
-            f"the label {LABEL_ROOT_KEY}={name} names a RootKey that no KeyAuthorization gives this Secret; "
-            f"authorised: {', '.join(names)}"
-        )
-    # One that was stamped for an earlier key of this name still covers, lest plaintext be stored, but grants nothing.
-    key_id = key.key_id if (key := policy.root_keys.get(name)) else None
-    # Of several, one that asks for AlwaysReseal: they come in no order, and the stricter one must not win by chance.
-    return max(candidates, key=lambda a: (a.key_id == key_id, a.always_reseal))
+    names = sorted({a.root_key_name for a in sealing})
+    if chosen is None:
+        if len(names) > 1:
+            raise Refused(
+                f"the RootKeys {', '.join(names)} are all authorised for this Secret: "
+                f"choose one with the label {LABEL_ROOT_KEY}"
+            )
+        candidates = sealing or covering
+    else:
+        candidates = [a for a in covering if a.root_key_name == chosen]
+        if not candidates and sealing:
+            raise Refused(
+                f"the label {LABEL_ROOT_KEY}={chosen} names a RootKey that no KeyAuthorization gives this Secret; "
+                f"authorised: {', '.join(names)}"
+            )
+
+    def rank(a: Authorization) -> tuple[bool, bool, bool]:
+        # One that was stamped for an earlier key of this name still covers, lest plaintext be stored, but grants
+        # nothing. Of several, one that asks for AlwaysReseal: they come in no order, and the stricter one must not win
+        # by chance.
+        key = policy.root_keys.get(a.root_key_name)
+        return a.seals, key is not None and a.key_id == key.key_id, a.always_reseal
+
+    return max(candidates, key=rank, default=None)
 
 
 def sealing_key(policy: Policy, authorization: Authorization, now: datetime) -> tuple[RootKey, UUID]:
@@ -150,7 +169,7 @@ class Caller:
 
     def granted(self, authorization: Authorization, namespace: str) -> bool:
         """Whether the authorization lets this caller unseal in `namespace`."""
-        if UNSEAL not in authorization.operations:
+        if not authorization.unseals:
             return False
         for s in authorization.subjects:
             if (s.namespace, s.name) == (self.namespace, self.name):
@@ -160,8 +179,8 @@ class Caller:
 
 def may_unseal(
     policy: Policy, namespace: str, secret: SecretMeta | None, key_id: UUID | None, caller: Caller, now: datetime
-) -> None:
-    """Returns if the caller may have the Secret's values.
+) -> list[Authorization]:
+    """Returns what lets the caller have the Secret's values: at least one KeyAuthorization.
 
     `secret` None: there is no such Secret; `key_id` None: it is not sealed. Raises NotAllowed, KeyGone (destroyed) or
     KeyNotUsable (suspended, pending): the last two only to a caller who would otherwise be served.
@@ -179,10 +198,11 @@ def may_unseal(
         granting = [a for a in granting if a.key_id == key_id and (not holder or holder.name == a.root_key_name)]
     if not granting:
         raise NotAllowed(Verdict.NOT_AUTHORIZED)
-    if not any(caller.granted(a, namespace) for a in granting):
+    granted = [a for a in granting if caller.granted(a, namespace)]
+    if not granted:
         raise NotAllowed(Verdict.NOT_AUTHORIZED if caller.refers else Verdict.NOT_BOUND)
     if key_id is None:
-        return
+        return granted
     state = policy.state(key_id, now)
     if state is KeyState.DESTROYED:
         raise KeyGone("the key of this Secret is destroyed: its values cannot be read again by anyone")
@@ -190,3 +210,4 @@ def may_unseal(
         raise NotAllowed(Verdict.KEY_UNKNOWN)
     if not allows(state, Action.UNSEAL):
         raise KeyNotUsable(f"the root key of this Secret is {state}: nothing is unsealed while it is")
+    return granted

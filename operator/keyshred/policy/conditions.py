@@ -12,8 +12,11 @@ from keyshred.errors import (
     HsmBusy,
     HsmUnavailable,
     KeyAmbiguous,
+    KeyClaimed,
     KeyMissing,
+    KeyProtected,
     KeyshredError,
+    LedgerBehindToken,
     LedgerBroken,
     PinRefused,
     TokenBroken,
@@ -32,6 +35,9 @@ _REASONS: Final[Mapping[type[KeyshredError], Reason]] = {
     KeyMissing: Reason.KEY_MISSING,
     KeyAmbiguous: Reason.KEY_AMBIGUOUS,
     LedgerBroken: Reason.LEDGER_BROKEN,
+    LedgerBehindToken: Reason.LEDGER_BEHIND_TOKEN,
+    KeyClaimed: Reason.KEY_CLAIMED,
+    KeyProtected: Reason.KEY_PROTECTED,
 }
 
 

@@ -1,29 +1,48 @@
-"""What KeyAuthorizations cover: the label of each namespace, and what each one's status says."""
+"""What KeyAuthorizations cover: the label of each namespace, and of each Secret what is to be done with it."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
-from keyshred import names
-from keyshred.envelope.format import Envelope
-from keyshred.names import BY_NAME_ONLY_TYPES, LABEL_ROOT_KEY, LABEL_SEALING, Reason, Sealing
+from keyshred.names import BY_NAME_ONLY_TYPES, HELD_ALL, LABEL_ROOT_KEY, NEVER_SEALED_TYPES, Mode, Sealing
 from keyshred.policy.authorizations import Policy
-from keyshred.policy.conditions import Condition, Status
-from keyshred.policy.resources import SEAL, Authorization, SecretMeta
+from keyshred.policy.found import Found, Pod
+from keyshred.policy.holding import MAX_HELD
+from keyshred.policy.resources import Authorization, SecretMeta
+from keyshred.policy.secrets import MAX_KEYS
 from keyshred.policy.selectors import Labels
 from keyshred.policy.states import Action, allows
 
-_NAMED: Final = 5
-"""Names in a message; the rest is a number."""
+IMMUTABLE: Final = (
+    "it was immutable before it could be sealed, and nobody can change such a Secret: keep its manifest or its values, "
+    "delete it, and create it again"
+)
+_GOING: Final = (
+    "it is being deleted, so nothing in it is changed any more: it goes when the last of its finalizers is taken off"
+)
+_TOO_MANY_KEYS: Final = f"it has more than {MAX_KEYS} keys, the most that can be sealed: split it"
+_NAMED_WORKLOADS: Final = 3
 
 
 def wanted_label(policy: Policy, namespace: str, labels: Labels, now: datetime) -> Sealing | None:
-    """What the KeyAuthorizations in force want the namespace's label to be; None: they do not select it."""
-    selecting = policy.selecting(namespace, labels, now)
+    """What the KeyAuthorizations in force want the namespace's label to be; None: they do not select it.
+
+    Only mode Enforce does: Preview changes nothing, and Release wants a label no longer than something is sealed.
+    """
+    selecting = [a for a in selected_by(policy, namespace, labels, now) if a.mode is Mode.ENFORCE]
     if not selecting:
         return None
-    return Sealing.ENABLED if any(SEAL in a.operations for a in selecting) else Sealing.RETAINED
+    return Sealing.ENABLED if any(a.seals for a in selecting) else Sealing.RETAINED
+
+
+def selected_by(policy: Policy, namespace: str, labels: Labels, now: datetime) -> list[Authorization]:
+    """KeyAuthorizations in force of every mode that select the namespace."""
+    if policy.never_seals(namespace):
+        return []
+    return [a for a in policy.authorizations if a.in_force(now) and a.selects_namespace(namespace, labels)]
 
 
 def next_expiry(authorizations: Iterable[Authorization], now: datetime) -> datetime | None:
@@ -31,164 +50,239 @@ def next_expiry(authorizations: Iterable[Authorization], now: datetime) -> datet
     return min((a.expiration for a in authorizations if a.expiration is not None and a.expiration > now), default=None)
 
 
-def types_of_interest(authorizations: Iterable[Authorization]) -> set[str]:
-    """Secret types that some KeyAuthorization treats differently from the others."""
-    types = set(BY_NAME_ONLY_TYPES)
-    for a in authorizations:
-        types |= a.secret_types | a.exclude_types
-    return types
+class Chore(StrEnum):
+    """What is to be done with a Secret."""
+
+    SEAL = "Seal"
+    RELEASE = "Release"
+    PROBE = "Probe"
+    """To find out whether it is immutable."""
+
+
+class Task(NamedTuple):
+    """One of them."""
+
+    chore: Chore
+    namespace: str
+    name: str
+    version: str
+    """The resourceVersion that it was decided on."""
+    root_key: str
+    """Name of the RootKey that seals, or opens."""
+
+
+class Refusal(NamedTuple):
+    """Why the task could not be done."""
+
+    version: str
+    """Of the Secret; another one may fare better."""
+    reason: str
+    """Empty: it can be, as a probe has shown."""
+
+
+Refusals = Mapping[tuple[str, str], Refusal]
+"""By namespace and name of the Secret."""
+
+
+class Named(NamedTuple):
+    """A Secret, and why it is as it is."""
+
+    namespace: str
+    name: str
+    reason: str
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found for one KeyAuthorization."""
+    """What was found for one KeyAuthorization. Secrets are NAMESPACE/NAME unless they have a reason."""
 
     namespaces: int = 0
-    """Those that it selects and that carry the label."""
+    """Those that it selects and that carry the label; all that it selects in Preview and Release."""
     unlabelled: list[str] = field(default_factory=list)
     """Those that do not, so that nothing is sealed there."""
+    unknown: list[str] = field(default_factory=list)
+    """Those whose Secrets were not listed yet."""
+    settling: list[str] = field(default_factory=list)
+    """Those where everything that is not sealed is held, until all know the label."""
+    crowded: list[str] = field(default_factory=list)
+    """Those where it stays so, since pods read more Secrets than can be named."""
     sealed: int = 0
     unsealed: list[str] = field(default_factory=list)
-    """NAMESPACE/NAME of what it covers and is not sealed."""
+    """What it covers and is to be sealed."""
+    waiting: int = 0
+    """What it covers in those two."""
+    held: list[Named] = field(default_factory=list)
+    unsealable: list[Named] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
-    """NAMESPACE/NAME of what it covers and is sealed under another key than its own."""
+    """What it covers and is sealed under another key than its own."""
     conflicts: list[str] = field(default_factory=list)
-    """NAMESPACE/NAME of what others cover for another key."""
+    """What others cover for another key."""
     rivals: set[str] = field(default_factory=set)
-    """Names of those others."""
+    """Names of those others; in Release, of those that keep sealed what it would release."""
+    kept: list[str] = field(default_factory=list)
+    """In Release: what others seal, so that it stays sealed."""
+
+    @property
+    def complete(self) -> bool:
+        """Nothing that is to be sealed is left unsealed."""
+        return not (self.settling or self.crowded or self.unsealed or self.held or self.unsealable)
+
+
+class Place(NamedTuple):
+    """What is known of a namespace beside its labels."""
+
+    secrets: Mapping[str, Found] | None
+    """None: not listed yet."""
+    pods: Mapping[str, Pod] | None
 
 
 @dataclass(slots=True)
 class Survey:
-    """Collects the reports, one namespace and one Secret at a time."""
+    """Collects the reports and the tasks, one namespace and one Secret at a time."""
 
     policy: Policy
     now: datetime
+    refusals: Refusals = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     """By name of the KeyAuthorization."""
+    tasks: list[Task] = field(default_factory=list)
 
-    def namespace(self, name: str, labels: Labels) -> None:
+    def enter(self, name: str, labels: Labels, place: Place) -> "Site":
         """A namespace, labelled or not."""
-        for authorization in self.policy.selecting(name, labels, self.now):
-            label = self.policy.sealing(name)
-            if label is Sealing.ENABLED or (label is not None and SEAL not in authorization.operations):
-                self._report(authorization).namespaces += 1
-            else:
-                self._report(authorization).unlabelled.append(name)
-
-    def secret(self, namespace: str, secret: SecretMeta, envelope: Envelope | None) -> None:
-        """A Secret of such a namespace."""
-        covering = self.policy.covering(namespace, secret, self.now)
-        full_name = f"{namespace}/{secret.name}"
-        if envelope is not None:
-            for authorization in covering:
-                report = self._report(authorization)
-                if authorization.key_id == envelope.key_id:
-                    report.sealed += 1
-                else:
-                    report.foreign.append(full_name)
-            return
-        sealing = [a for a in covering if SEAL in a.operations]
-        chosen = secret.labels.get(LABEL_ROOT_KEY)
-        keys = {a.root_key_name for a in sealing}
-        undecided = len(keys) > 1 and chosen not in keys
-        for authorization in sealing:
-            if chosen in keys and chosen != authorization.root_key_name:
+        label = self.policy.sealing(name)
+        selecting = selected_by(self.policy, name, labels, self.now)
+        readers = _readers(place.pods or {})
+        for authorization in selecting:
+            report = self.report(authorization)
+            if authorization.mode is Mode.ENFORCE and not _is_in_effect(label, authorization):
+                report.unlabelled.append(name)
                 continue
-            report = self._report(authorization)
-            report.unsealed.append(full_name)
-            if undecided:
-                report.conflicts.append(full_name)
-                report.rivals |= {a.name for a in sealing if a.root_key_name != authorization.root_key_name}
+            report.namespaces += 1
+            if place.secrets is None:
+                report.unknown.append(name)
+            if authorization.seals and HELD_ALL in self.policy.held.get(name, ()):
+                (report.crowded if len(readers) > MAX_HELD else report.settling).append(name)
+        return Site(self, name, label, selecting, readers)
 
-    def of(self, authorization: Authorization) -> Report:
+    def report(self, authorization: Authorization) -> Report:
         """The report; an empty one where nothing was found."""
-        return self.reports.get(authorization.name, Report())
-
-    def _report(self, authorization: Authorization) -> Report:
         return self.reports.setdefault(authorization.name, Report())
 
 
-def conditions(policy: Policy, authorization: Authorization, report: Report, now: datetime) -> list[Condition]:
-    """Ready and Sealing of one KeyAuthorization."""
-    return [_ready(policy, authorization, report, now), _sealing(report)]
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One namespace of a survey."""
+
+    survey: Survey
+    name: str
+    label: Sealing | None
+    selecting: list[Authorization]
+    readers: Mapping[str, Counter[str]]
+    """By name of a Secret: the workloads whose pods read it natively, and how many pods each has."""
+
+    def secret(self, name: str, found: Found) -> None:
+        """A Secret of that namespace."""
+        if found.type in NEVER_SEALED_TYPES:
+            return
+        meta = SecretMeta(name, found.type, found.labels)
+        covering = [
+            a for a in self.selecting if a.selects_type(found.type, BY_NAME_ONLY_TYPES) and a.selects_labels(meta)
+        ]
+        if found.sealed is not None:
+            self._sealed(name, found, covering)
+        elif found.keys:
+            self._unsealed(name, found, [a for a in covering if a.seals])
+            for authorization in covering:
+                if authorization.mode is Mode.PREVIEW:
+                    self._previewed(name, found, authorization)
+
+    def _sealed(self, name: str, found: Found, covering: list[Authorization]) -> None:
+        full_name = f"{self.name}/{name}"
+        keepers = {a.name for a in covering if a.seals}
+        for authorization in covering:
+            report = self.survey.report(authorization)
+            if found.sealed is None or authorization.key_id != found.sealed.key_id:
+                report.foreign.append(full_name)
+            elif authorization.mode is not Mode.RELEASE:
+                report.sealed += 1
+            elif keepers:
+                report.kept.append(full_name)
+                report.rivals |= keepers
+            else:
+                report.sealed += 1
+                if refusal := self._refusal(name, found):
+                    report.unsealable.append(Named(self.name, name, refusal.reason))
+                else:
+                    self._ask(Chore.RELEASE, name, found, authorization)
+
+    def _unsealed(self, name: str, found: Found, sealing: list[Authorization]) -> None:
+        full_name, chosen = f"{self.name}/{name}", found.labels.get(LABEL_ROOT_KEY)
+        keys = {a.root_key_name for a in sealing}
+        meant = [a for a in sealing if chosen not in keys or chosen == a.root_key_name]
+        undecided = len(keys) > 1 and chosen not in keys
+        refusal = self._refusal(name, found)
+        held = self.survey.policy.holds(self.name, name)
+        for authorization in meant:
+            report = self.survey.report(authorization)
+            if undecided:
+                report.conflicts.append(full_name)
+                report.rivals |= {a.name for a in sealing if a.root_key_name != authorization.root_key_name}
+            if held and HELD_ALL in self.survey.policy.held[self.name]:
+                report.waiting += 1
+            elif held:
+                report.held.append(Named(self.name, name, _to_restart(self.readers.get(name, Counter()))))
+            elif refusal:
+                report.unsealable.append(Named(self.name, name, refusal.reason))
+            else:
+                report.unsealed.append(full_name)
+        if meant and self.label is Sealing.ENABLED and not (undecided or held or refusal):
+            self._ask(Chore.SEAL, name, found, meant[0])
+
+    def _previewed(self, name: str, found: Found, authorization: Authorization) -> None:
+        report = self.survey.report(authorization)
+        known = self.survey.refusals.get((self.name, name))
+        if refusal := self._refusal(name, found):
+            report.unsealable.append(Named(self.name, name, refusal.reason))
+        elif found.keys > MAX_KEYS:
+            report.unsealable.append(Named(self.name, name, _TOO_MANY_KEYS))
+        elif name in self.readers:
+            report.held.append(Named(self.name, name, _to_restart(self.readers[name])))
+        else:
+            report.unsealed.append(f"{self.name}/{name}")
+        if found.perhaps_immutable and (known is None or known.version != found.version):
+            self.survey.tasks.append(Task(Chore.PROBE, self.name, name, found.version, authorization.root_key_name))
+
+    def _refusal(self, name: str, found: Found) -> Refusal | None:
+        if found.going:
+            return Refusal(found.version, _GOING)
+        refusal = self.survey.refusals.get((self.name, name))
+        return refusal if refusal and refusal.reason and refusal.version == found.version else None
+
+    def _ask(self, chore: Chore, name: str, found: Found, authorization: Authorization) -> None:
+        key = self.survey.policy.root_keys.get(authorization.root_key_name)
+        action = Action.SEAL if chore is Chore.SEAL else Action.UNSEAL
+        if key and key.key_id == authorization.key_id and allows(key.state(self.survey.now), action):
+            self.survey.tasks.append(Task(chore, self.name, name, found.version, key.name))
 
 
-def _ready(policy: Policy, authorization: Authorization, report: Report, now: datetime) -> Condition:
-    def ready(status: Status, reason: Reason, message: str) -> Condition:
-        return Condition(names.Condition.READY, status, reason, message)
-
-    name = authorization.root_key_name
-    key = policy.root_keys.get(name)
-    if not authorization.in_force(now):
-        return ready(
-            Status.FALSE, Reason.EXPIRED, "spec.expirationTime has passed: it grants nothing, and nothing was destroyed"
-        )
-    if key is None or key.key_id is None:
-        return ready(
-            Status.FALSE,
-            Reason.ROOT_KEY_NOT_FOUND,
-            f"the RootKey {name} does not exist: new Secrets in the selected namespaces are refused until it does",
-        )
-    if authorization.key_id != key.key_id:
-        return ready(
-            Status.FALSE,
-            Reason.ROOT_KEY_NOT_FOUND,
-            f"it was given for an earlier key named {name} and grants nothing: delete it, and create it again for the "
-            "RootKey of today",
-        )
-    state = key.state(now)
-    if not allows(state, Action.SEAL if SEAL in authorization.operations else Action.UNSEAL):
-        return ready(Status.FALSE, Reason.ROOT_KEY_NOT_ACTIVE, f"the RootKey {name} is {state}")
-    if report.conflicts:
-        return ready(
-            Status.FALSE,
-            Reason.CONFLICT,
-            f"{_some(sorted(report.rivals))} means the same Secrets for another RootKey: {_some(report.conflicts)}; "
-            f"choose one with the label {LABEL_ROOT_KEY} on each Secret",
-        )
-    if report.unlabelled:
-        return ready(
-            Status.FALSE,
-            Reason.SEALING,
-            f"namespaces that do not carry the label {LABEL_SEALING}={Sealing.ENABLED} yet, so that nothing is sealed "
-            f"there: {_some(sorted(report.unlabelled))}",
-        )
-    if report.unsealed:
-        return ready(Status.FALSE, Reason.SEALING, f"not sealed yet: {_some(report.unsealed)}")
-    if SEAL not in authorization.operations:
-        return ready(
-            Status.TRUE, Reason.AUTHORIZED, f"what is sealed under the RootKey {name} may be unsealed, not sealed anew"
-        )
-    if report.foreign:
-        return ready(
-            Status.TRUE,
-            Reason.AUTHORIZED,
-            f"every Secret that it selects is sealed, but {len(report.foreign)} of them under another key than that of "
-            f"the RootKey {name}: {_some(report.foreign)}",
-        )
-    message = f"every Secret that it selects is sealed under the RootKey {name}"
-    if absent := sorted(authorization.namespace_names - policy.namespaces.keys()):
-        message += f"; namespaces that it names and that do not exist: {_some(absent)}"
-    if never := sorted(n for n in authorization.namespace_names if policy.never_seals(n)):
-        message += f"; namespaces that it names and where nothing is ever sealed: {_some(never)}"
-    return ready(Status.TRUE, Reason.AUTHORIZED, message)
+def _is_in_effect(label: Sealing | None, authorization: Authorization) -> bool:
+    return label is Sealing.ENABLED or (label is not None and not authorization.seals)
 
 
-def _sealing(report: Report) -> Condition:
-    if not report.unsealed:
-        return Condition(names.Condition.SEALING, Status.FALSE, Reason.ALL_SEALED, "nothing is left unsealed")
-    return Condition(
-        names.Condition.SEALING,
-        Status.TRUE,
-        Reason.SEALING,
-        f"Secrets that existed before and are not sealed: {len(report.unsealed)} ({_some(report.unsealed)}). Seal each "
-        # Not by applying it again: kubectl sends nothing where nothing changed.
-        "with `kubectl patch secret NAME -n NAMESPACE -p '{}'`; delete an immutable one and create it again. A sweep "
-        "that does it for you comes in a later release",
+def _readers(pods: Mapping[str, Pod]) -> dict[str, Counter[str]]:
+    readers: dict[str, Counter[str]] = {}
+    for pod in pods.values():
+        for name in pod.refers:
+            readers.setdefault(name, Counter())[pod.workload] += 1
+    return readers
+
+
+def _to_restart(workloads: Counter[str]) -> str:
+    if not workloads:
+        return "a pod that is older than the namespace's label read it natively; it is let go within seconds"
+    named = ", ".join(
+        f"{workload} ({count} pod{'s' if count > 1 else ''})"
+        for workload, count in sorted(workloads.items())[:_NAMED_WORKLOADS]
     )
-
-
-def _some(items: list[str]) -> str:
-    more = len(items) - _NAMED
-    return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = f" and {len(workloads) - _NAMED_WORKLOADS} more" if len(workloads) > _NAMED_WORKLOADS else ""
+    return f"read natively by {named}{more}: restart them, and it is sealed"

@@ -23,10 +23,14 @@ Json = dict[str, Any]
 UNSIGNED: Final = "unsigned: record signing comes in a later release"
 
 
+_BEGINNINGS: Final = (Action.DESTRUCTION_SCHEDULED, Action.DESTRUCTION_STARTED)
+
+
 class Step(StrEnum):
     """What is to be done next."""
 
     START = "Start"
+    WAIT = "Wait"
     CONTROL = "Control"
     DESTROY = "Destroy"
     VERIFY = "Verify"
@@ -42,17 +46,24 @@ class Outcome(StrEnum):
 
 
 def next_step(status: RecordStatus) -> Step:
-    """From the transitions since the last DestructionStarted. START is taken only for an admitted delete."""
+    """From the transitions since the destruction was scheduled or begun last. START needs an admitted delete."""
     state = status.get("state")
     if state not in (KeyState.PENDING_DESTRUCTION, KeyState.DESTROYED):
         return Step.START
     actions = [t["action"] for t in status.get("transitions") or ()]
-    since = actions[max((i for i, a in enumerate(actions) if a == Action.DESTRUCTION_STARTED), default=0) :]
+    since = actions[max((i for i, a in enumerate(actions) if a in _BEGINNINGS), default=0) :]
     if state == KeyState.DESTROYED:
         return Step.DONE if Action.SEARCH_REPEATED in since else Step.REPEAT_SEARCH
+    if Action.DESTRUCTION_SCHEDULED in since:
+        return Step.WAIT
     if Action.OBJECTS_DESTROYED in since:
         return Step.VERIFY
     return Step.DESTROY if Action.CONTROL_PASSED in since else Step.CONTROL
+
+
+def has_begun(status: RecordStatus) -> bool:
+    """Whether the key is destroyed or being destroyed, so that nothing takes it back."""
+    return next_step(status) not in (Step.START, Step.WAIT)
 
 
 def repeat_search_at(status: RecordStatus, after: float) -> datetime:
@@ -60,10 +71,39 @@ def repeat_search_at(status: RecordStatus, after: float) -> datetime:
     return datetime.fromisoformat(status["evidence"]["destroyedAt"]) + timedelta(seconds=after)
 
 
+def request(root_key: Object, admitted: Mapping[str, Any], grace_period: timedelta) -> Json:
+    """`status.destruction`: whose wish it was. With a grace period it outlives the RootKey, and is due after it."""
+    wish = {
+        "rootKeyName": root_key["metadata"]["name"],
+        "rootKeyUID": root_key["metadata"]["uid"],
+        "origin": root_key["spec"].get("origin") or "Generated",
+        "requestedBy": admitted["by"],
+        "requestedAt": admitted["time"],
+    }
+    if grace_period:
+        deleted_at = datetime.fromisoformat(root_key["metadata"]["deletionTimestamp"])
+        wish["dueAt"] = stamp(deleted_at + grace_period)
+    return wish
+
+
+def scheduled(wish: Mapping[str, Any]) -> Json:
+    """Changes of the record for DestructionScheduled."""
+    return {
+        "state": KeyState.PENDING_DESTRUCTION.value,
+        "message": f"the key is destroyed at {wish['dueAt']}; until then a RootKey with origin Adopted and this key ID "
+        "takes it back",
+        "destruction": dict(wish),
+    }
+
+
+def due_at(status: RecordStatus) -> datetime:
+    """When a scheduled destruction begins."""
+    return datetime.fromisoformat(status["destruction"]["dueAt"])
+
+
 def started(
-    root_key: Object,
     record: Object,
-    admitted: Mapping[str, Any],
+    wish: Mapping[str, Any],
     *,
     cluster_uid: str,
     dependents: Dependents | None,
@@ -72,15 +112,15 @@ def started(
     """Changes of the record for DestructionStarted: whose wish it was and what it will cost."""
     evidence: Json = {
         "keyID": record["spec"]["keyID"],
-        "rootKeyName": root_key["metadata"]["name"],
+        "rootKeyName": wish["rootKeyName"],
         "clusterUID": cluster_uid,
-        "origin": root_key["spec"].get("origin") or "Generated",
+        "origin": wish["origin"],
         "versions": [
             {k: v[k] for k in ("version", "checkValue", "mechanism") if k in v}
             for v in record["status"].get("versions") or ()
         ],
-        "requestedBy": admitted["by"],
-        "requestedAt": admitted["time"],
+        "requestedBy": wish["requestedBy"],
+        "requestedAt": wish["requestedAt"],
         "hsmBackup": {"retention": hsm_backup_retention or "unknown"},
         "signed": False,
     }
@@ -100,12 +140,11 @@ def started(
     }
 
 
-def check_found(status: RecordStatus, token: TokenStatus, found: Sequence[KeyRef]) -> None:
-    """The part of the positive control that needs no key: is it the token, and does the ledger know what is on it?
+def check_found(status: RecordStatus, found: Sequence[KeyRef]) -> None:
+    """The part of the positive control that needs no key: does the ledger know what is on the token?
 
-    Raises TokenMismatch, KeyAmbiguous.
+    Raises KeyAmbiguous.
     """
-    check_token(status, token)
     known = {v["version"] for v in status.get("versions") or ()}
     if not known and any(t["action"] == Action.GENERATE_STARTED for t in status.get("transitions") or ()):
         # A generate that was cut short: nobody ever sealed under what it left.
@@ -148,7 +187,11 @@ def objects_destroyed(count: int, resumed: bool) -> tuple[Json, str]:
     """Changes and detail for ObjectsDestroyed. `resumed`: an earlier attempt may have got that far already."""
     if resumed:
         return {}, f"objects destroyed: {count}, after an attempt that was interrupted"
-    return {"evidence": {"objectsDestroyed": count}}, f"objects destroyed: {count}"
+    evidence: Json = {"objectsDestroyed": count}
+    if not count:
+        # The control had found it: somebody else was faster, perhaps another cluster that wanted the same.
+        evidence["outcome"] = Outcome.ABSENCE_OBSERVED.value
+    return {"evidence": evidence}, f"objects destroyed: {count}"
 
 
 def destroyed(status: RecordStatus, now: datetime) -> Json:
@@ -188,11 +231,12 @@ def search_repeated(status: RecordStatus, found: int, now: datetime) -> Json:
 
 
 def token_fields(token: TokenStatus) -> Json:
-    """The token as a record names it."""
+    """The token as a record names it, and whether it keeps claims and the ledger's head."""
     return {
         "label": token.label,
         "serial": token.serial,
         "manufacturer": token.manufacturer,
         "model": token.model,
         "firmware": token.firmware,
+        "dataObjects": token.data_objects,
     }

@@ -38,9 +38,14 @@ class Action(StrEnum):
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     DEACTIVATED = "Deactivated"
+    GUARDS_CHANGED = "GuardsChanged"
+    """What a deletion of the RootKey has to wait for is another from now on."""
     DELETE_ADMITTED = "DeleteAdmitted"
-    """Written by the webhook, for one UID: without it a deletion keeps the key."""
+    """Written by the webhook, once for attempts that follow each other; `status.deleteAdmitted` is the newest one."""
     KEPT = "Kept"
+    DESTRUCTION_SCHEDULED = "DestructionScheduled"
+    RESTORED = "Restored"
+    """After: within the grace period a RootKey took the key back, found on the token as recorded."""
     DESTRUCTION_STARTED = "DestructionStarted"
     CONTROL_PASSED = "ControlPassed"
     """After the control and before the destruction: it is the right token, and what it holds is the recorded key."""
@@ -70,6 +75,7 @@ _DESTRUCTION: Final = frozenset(
         Action.SEARCH_REPEATED,
     }
 )
+_DELETES: Final = frozenset({Action.DELETE_ADMITTED, Action.DESTRUCTION_SCHEDULED, Action.RESTORED})
 _ROOM_FOR_DESTRUCTION: Final = 20
 _ROOM_FOR_DELETES: Final = 80
 """A ledger full of suspensions must still take the end of the key, and one full of deletes that went nowhere too."""
@@ -110,7 +116,7 @@ def append(status: Mapping[str, Any], *, now: datetime, **entry: Unpack[Entry]) 
 def _capacity(action: Action) -> int:
     if action in _DESTRUCTION:
         return MAX_ENTRIES
-    if action is Action.DELETE_ADMITTED:
+    if action in _DELETES:
         return MAX_ENTRIES - _ROOM_FOR_DESTRUCTION
     return MAX_ENTRIES - _ROOM_FOR_DESTRUCTION - _ROOM_FOR_DELETES
 
@@ -128,25 +134,23 @@ def check_chain(transitions: Sequence[Transition]) -> None:
         previous = transition
 
 
-def admitted_delete(status: Mapping[str, Any], root_key_uid: str, deletion_time: datetime) -> Transition | None:
+def admitted_delete(status: Mapping[str, Any], root_key_uid: str, deletion_time: datetime) -> Mapping[str, Any] | None:
     """The admitted delete behind this deletionTimestamp; None: whatever set it went past admission.
 
     Only one from just before counts: a record of a delete that another admission plugin then refused must not turn a
-    later deletion of the CRD into a shred.
+    later deletion of another kind into a shred.
     """
+    admitted: Mapping[str, Any] | None = status.get("deleteAdmitted")
+    if admitted is None or admitted["rootKeyUID"] != root_key_uid:
+        return None
     # A deletionTimestamp has whole seconds, cut off: the delete itself was up to a second later.
     latest = deletion_time + timedelta(seconds=1) + _SKEW
-    for transition in reversed(status.get("transitions") or ()):
-        if transition["action"] != Action.DELETE_ADMITTED or transition.get("rootKeyUID") != root_key_uid:
-            continue
-        if deletion_time - _ADMITTED_BEFORE <= datetime.fromisoformat(transition["time"]) <= latest:
-            found: Transition = transition
-            return found
-    return None
+    at = datetime.fromisoformat(admitted["time"])
+    return admitted if deletion_time - _ADMITTED_BEFORE <= at <= latest else None
 
 
-def repeats_delete(status: Mapping[str, Any], *, by: str, root_key_uid: str, now: datetime) -> bool:
-    """Whether the newest entry says already that this user asked for this delete, and still counts for a while.
+def repeats_delete(status: Mapping[str, Any], root_key_uid: str) -> bool:
+    """Whether the newest entry is an admitted delete of this RootKey already.
 
     A client that tries again and again, since another admission plugin refuses, must not fill the ledger.
     """
@@ -154,8 +158,7 @@ def repeats_delete(status: Mapping[str, Any], *, by: str, root_key_uid: str, now
     if not transitions:
         return False
     newest = transitions[-1]
-    same = (newest["action"], newest["by"], newest["rootKeyUID"]) == (Action.DELETE_ADMITTED, cut(by), root_key_uid)
-    return bool(same and now - datetime.fromisoformat(newest["time"]) < _ADMITTED_BEFORE / 2)
+    return (newest["action"], newest.get("rootKeyUID")) == (Action.DELETE_ADMITTED, root_key_uid)
 
 
 def cut(text: str) -> str:

@@ -7,14 +7,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from keyshred import names
-from keyshred.envelope.format import Born, Envelope
+from keyshred.envelope.format import Born
 from keyshred.names import KeyState, Reason
 from keyshred.policy.conditions import Condition, Status
+from keyshred.policy.found import Sealed
 from keyshred.policy.ledger import Action
 from keyshred.policy.resources import Object, RootKey
 from keyshred.policy.states import effective
 from keyshred.times import rfc3339
 
+UNGUARDED_CLAUSE: Final = (
+    "; the token stores no data objects, so nothing guards against another cluster's use of the key or an old KeyRecord"
+)
 SOFTWARE_CLAUSE: Final = "; a software token holds it, so a destroyed key is gone in the sense of software-logical only"
 
 _READY: Final = {
@@ -46,6 +50,8 @@ class Material:
     message: str
     software: bool = False
     """On a token without hardware behind it."""
+    guarded: bool = True
+    """The token keeps claims and the ledger's head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class Dependents:
 def has_material(record_status: Mapping[str, Any]) -> bool:
     """Whether the KeyRecord knows a version of the key."""
     return bool(record_status.get("versions"))
+
+
+def is_lost(key: RootKey, record_status: Mapping[str, Any] | None) -> bool:
+    """Whether the key had a KeyRecord with versions once, as its RootKey shows, and has it no more."""
+    return bool(key.versions) and (record_status is None or not has_material(record_status))
 
 
 def intended_state(key: RootKey, record_status: Mapping[str, Any], now: datetime) -> KeyState:
@@ -105,9 +116,11 @@ def conditions(state: KeyState, material: Material) -> tuple[Condition, Conditio
     if material.present is not Status.TRUE:
         return not_ready(material.reason, material.message), present
     status, reason, message = _READY[state]
-    return Condition(
-        names.Condition.READY, status, reason, message + (SOFTWARE_CLAUSE if material.software else "")
-    ), present
+    if material.software:
+        message += SOFTWARE_CLAUSE
+    if not material.guarded:
+        message += UNGUARDED_CLAUSE
+    return Condition(names.Condition.READY, status, reason, message), present
 
 
 def not_ready(reason: Reason, message: str) -> Condition:
@@ -147,20 +160,20 @@ def _version(
 
 @dataclass(slots=True)
 class Tally:
-    """Counts the dependents of one key, one envelope at a time."""
+    """Counts the dependents of one key, one Secret at a time."""
 
     namespaces: set[str] = field(default_factory=set)
     by_version: Counter[int] = field(default_factory=Counter)
     adopted: int = 0
     earliest_adoption: datetime | None = None
 
-    def add(self, namespace: str, envelope: Envelope) -> None:
+    def add(self, namespace: str, sealed: Sealed) -> None:
         """One Secret of that namespace."""
         self.namespaces.add(namespace)
-        self.by_version[envelope.key_version] += 1
-        if envelope.born is Born.ADOPTED:
+        self.by_version[sealed.key_version] += 1
+        if sealed.born is Born.ADOPTED:
             self.adopted += 1
-            self.earliest_adoption = min(self.earliest_adoption or envelope.born_at, envelope.born_at)
+            self.earliest_adoption = min(self.earliest_adoption or sealed.born_at, sealed.born_at)
 
     def result(self, observed_at: datetime) -> Dependents:
         """What was counted."""

@@ -8,12 +8,31 @@ Object = Mapping[str, Any]
 _CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
 _SECRET_REF_VOLUMES: Final = ("flexVolume", "iscsi", "rbd", "cephfs", "scaleIO", "storageos", "cinder")
 """Volume sources with a `secretRef` to a Secret of the pod's namespace."""
+_TEMPLATE_HASH: Final = "pod-template-hash"
 
 
 def living(pod: Object, uid: str) -> bool:
     """Whether this is the pod with that UID, and it has not ended."""
-    phase = (pod.get("status") or {}).get("phase")
-    return pod["metadata"].get("uid") == uid and phase not in ("Succeeded", "Failed")
+    return pod["metadata"].get("uid") == uid and not ended(pod)
+
+
+def ended(pod: Object) -> bool:
+    """Whether none of its containers runs any more, or ever will again."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def workload(pod: Object) -> str:
+    """Kind and name of what to restart, so that the pod is made anew: its controller, or the pod itself."""
+    meta = pod["metadata"]
+    for owner in meta.get("ownerReferences") or ():
+        if owner.get("controller"):
+            kind, name = owner["kind"], owner["name"]
+            # A ReplicaSet is named after its Deployment and the hash that it labels its pods with.
+            suffix = f"-{(meta.get('labels') or {}).get(_TEMPLATE_HASH)}"
+            if kind == "ReplicaSet" and name.endswith(suffix):
+                kind, name = "Deployment", name.removesuffix(suffix)
+            return f"{kind} {name}"
+    return f"Pod {meta['name']}"
 
 
 def referred_secrets(pod: Object) -> frozenset[str]:

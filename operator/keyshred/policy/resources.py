@@ -8,7 +8,7 @@ from uuid import UUID
 
 from keyshred.envelope.format import Mechanism
 from keyshred.errors import Malformed
-from keyshred.names import KeyState
+from keyshred.names import KeyState, Mode
 from keyshred.policy.selectors import Labels, matches
 from keyshred.policy.states import effective
 
@@ -121,6 +121,7 @@ class Authorization:
     name: str
     root_key_name: str
     key_id: UUID | None
+    mode: Mode
     namespace_names: frozenset[str]
     namespace_selector: Object | None
     secret_selector: Object | None
@@ -133,6 +134,7 @@ class Authorization:
     always_reseal: bool
     expiration: datetime | None
     deleting: bool
+    last_unseal: datetime | None
 
     @classmethod
     def parse(cls, obj: Object) -> "Authorization":
@@ -146,6 +148,7 @@ class Authorization:
                 name=meta["name"],
                 root_key_name=ref["name"],
                 key_id=_uuid(ref.get("keyID")),
+                mode=Mode(spec.get("mode") or Mode.ENFORCE),
                 namespace_names=frozenset(namespaces.get("names") or ()),
                 namespace_selector=namespaces.get("selector"),
                 secret_selector=secrets.get("selector"),
@@ -160,9 +163,20 @@ class Authorization:
                 always_reseal=spec.get("reapply") == "AlwaysReseal",
                 expiration=_time(spec.get("expirationTime")),
                 deleting=bool(meta.get("deletionTimestamp")),
+                last_unseal=_time((obj.get("status") or {}).get("lastUnsealTime")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Malformed("KeyAuthorization: does not follow its schema") from error
+
+    @property
+    def seals(self) -> bool:
+        """New values are sealed under it. In Release, what is sealed is kept or stored in plaintext."""
+        return self.mode is Mode.ENFORCE and SEAL in self.operations
+
+    @property
+    def unseals(self) -> bool:
+        """Sealed values may be read, and compared, under it. In Preview it gives nothing."""
+        return self.mode is not Mode.PREVIEW and UNSEAL in self.operations
 
     def in_force(self, now: datetime) -> bool:
         """Neither expired nor deleted."""

@@ -217,7 +217,7 @@ def blank_last_applied(text: str) -> str | None:
 def patch(write: Write, data: Values, envelope: Envelope | None, envelope_text: str, root_key: str | None) -> JsonPatch:
     """JSON patch (RFC 6902) from the Secret as sent to the Secret as stored; empty where nothing differs.
 
-    `data` holds every value that is to be stored; `envelope` None: the Secret stays unsealed, with no caches of one.
+    `data` holds every value that is to be stored; `envelope` None: there is none, and no caches of one.
     """
     labels, annotations = dict(_meta(write.secret, "labels")), dict(_meta(write.secret, "annotations"))
     if envelope is None:
@@ -234,13 +234,30 @@ def patch(write: Write, data: Values, envelope: Envelope | None, envelope_text: 
     applied = annotations.pop(ANNOTATION_LAST_APPLIED, None)
     if applied is not None and (blank := blank_last_applied(applied)) is not None:
         annotations[ANNOTATION_LAST_APPLIED] = blank
-    operations: JsonPatch = []
+    operations = _metadata_patch(write, labels, annotations)
     if write.generated:
-        operations.append({"op": "add", "path": "/metadata/name", "value": write.name})
-    for kind, wanted in (("labels", labels), ("annotations", annotations)):
-        if wanted != _meta(write.secret, kind):
-            operations.append({"op": "add", "path": f"/metadata/{kind}", "value": wanted})
+        operations.insert(0, {"op": "add", "path": "/metadata/name", "value": write.name})
     if any(data[k] != v for k, v in write.data.items()):
         encoded = {k: base64.b64encode(v).decode() for k, v in data.items()}
         operations.append({"op": "add", "path": "/data", "value": encoded})
     return operations
+
+
+def unsealed_patch(write: Write, unlabel: bool) -> JsonPatch:
+    """The same where the Secret is stored in plaintext, as it was sent: only what an envelope left goes.
+
+    `unlabel`: the RootKey label too. The last-applied configuration stays: it shows no more than the data do.
+    """
+    labels, annotations = dict(_meta(write.secret, "labels")), dict(_meta(write.secret, "annotations"))
+    annotations.pop(ANNOTATION_ENVELOPE, None)
+    for cache in (LABEL_KEY_ID, LABEL_KEY_VERSION, *([LABEL_ROOT_KEY] if unlabel else ())):
+        labels.pop(cache, None)
+    return _metadata_patch(write, labels, annotations)
+
+
+def _metadata_patch(write: Write, labels: Mapping[str, str], annotations: Mapping[str, str]) -> JsonPatch:
+    return [
+        {"op": "add", "path": f"/metadata/{kind}", "value": wanted}
+        for kind, wanted in (("labels", labels), ("annotations", annotations))
+        if wanted != _meta(write.secret, kind)
+    ]

@@ -2,14 +2,15 @@
 
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from keyshred.errors import Malformed, NotFound, Refused
 from keyshred.kube.client import Kube, own_path
 from keyshred.kube.records import Records
-from keyshred.names import FINALIZER, ROOT_KEYS
-from keyshred.policy.authorizations import Policy
-from keyshred.policy.ledger import Action, repeats_delete
+from keyshred.names import FINALIZER, ROOT_KEYS, KeyState
+from keyshred.policy import guards
+from keyshred.policy.destruction import has_begun
 from keyshred.times import utc_now
 from keyshred.webhook.review import ALLOW, Answer, Json, Review
 from keyshred.webhook.snapshot import Snapshot
@@ -28,7 +29,8 @@ class Guard:
     async def stamp_root_key(self, review: Review) -> Answer:
         """CREATE: draws the key ID and sets the finalizer. UPDATE: puts back what a replace dropped.
 
-        Raises Refused for a key ID that is given without `origin: Adopted`, in use, or destroyed.
+        Raises Refused for a key ID that is given without `origin: Adopted`, in use, or destroyed; and for guards that
+        are weakened: KeyProtected, PolicyNotFresh.
         """
         obj = _object(review)
         spec, meta = _spec(obj), _metadata(obj)
@@ -42,11 +44,13 @@ class Guard:
                     "give it with origin: Adopted"
                 )
             if given:
-                _check_free(await self.snapshot.policy(), _key_id(given))
+                await self._check_free(_key_id(given))
             elif spec.get("origin") != "Adopted":  # without one, Adopted is for the schema to refuse
                 patch.append(_add("/spec/keyID", str(uuid.uuid4())))
-        elif not spec.get("keyID") and (old := _old_spec(review).get("keyID")):
-            patch.append(_add("/spec/keyID", old))
+        else:
+            await self._check_weakening(review.old_object or {}, spec)
+            if not spec.get("keyID") and (old := _old_spec(review).get("keyID")):
+                patch.append(_add("/spec/keyID", old))
         if FINALIZER not in finalizers and not meta.get("deletionTimestamp"):
             patch.append(_add("/metadata/finalizers", [*finalizers, FINALIZER]))
         if patch and obj.get("spec") is None:
@@ -89,17 +93,16 @@ class Guard:
         name = str(meta.get("name"))
         if meta.get("deletionTimestamp") or not key_id:
             return ALLOW
+        dependents = _field(_field(obj, "status"), "dependents")
+        record = await self.records.get(_key_id(key_id))
+        recorded = ((record or {}).get("status") or {}).get("guards")
+        # As good as when the controller looks next: what it has not noted yet of this spec counts already.
+        guarded = guards.observe(recorded, _guards_of(_spec(obj)), None, utc_now())
+        if guarded["protected"]:
+            guards.check_unused(name, dependents, utc_now())
         if not review.dry_run:
             await self._record_delete(review.user, name, meta.get("uid"), _key_id(key_id))
-        dependents = _field(_field(obj, "status"), "dependents")
-        secrets, namespaces = dependents.get("secrets", 0), dependents.get("namespaces", 0)
-        counted = f" (as of {dependents['observedAt']})" if dependents.get("observedAt") else " (not counted yet)"
-        return Answer(
-            warnings=(
-                f"keyshred: RootKey {name}: sealed Secrets: {secrets}, in namespaces: {namespaces}{counted}; "
-                "they become unreadable for ever, in every backup too",
-            )
-        )
+        return Answer(warnings=(_cost(name, dependents, guards.grace_period(guarded, utc_now())),))
 
     async def _record_delete(self, user: str, name: str, uid: object, key_id: uuid.UUID) -> None:
         # Where the API server can show no certificate, anybody may send a review: what it says of the object is
@@ -111,9 +114,51 @@ class Guard:
         meta = live["metadata"]
         if meta["uid"] != uid or live["spec"].get("keyID") != str(key_id) or meta.get("deletionTimestamp"):
             return
-        record = await self.records.ensure(key_id, name, by=user)
-        if not repeats_delete(record["status"], by=user, root_key_uid=meta["uid"], now=utc_now()):
-            await self.records.append(key_id, action=Action.DELETE_ADMITTED, by=user, root_key_uid=meta["uid"])
+        await self.records.admit_delete(key_id, name, by=user, root_key_uid=meta["uid"])
+
+    async def _check_weakening(self, old: Json, spec: Json) -> None:
+        before, after = _guards_of(_spec(old)), _guards_of(spec)
+        if before == after:
+            return
+        key_id = _spec(old).get("keyID")
+        record = await self.records.get(_key_id(key_id)) if key_id else None
+        guards.check_weakening(
+            str(_metadata(old).get("name")),
+            before,
+            after,
+            ((record or {}).get("status") or {}).get("guards"),
+            _field(_field(old, "status"), "dependents"),
+            utc_now(),
+        )
+
+    async def _check_free(self, key_id: uuid.UUID) -> None:
+        policy = await self.snapshot.policy()
+        record = await self.records.get(key_id)
+        status = (record or {}).get("status") or {}
+        if policy.is_destroyed(key_id) or status.get("state") == KeyState.DESTROYED:
+            raise Refused(f"the key {key_id} is destroyed (KeyRecord {key_id}); a key ID is never used again")
+        if has_begun(status):
+            raise Refused(f"the destruction of the key {key_id} has begun: it cannot be restored any more")
+        holder = policy.root_key(key_id)
+        if holder is not None:
+            raise Refused(f"the key {key_id} is held by RootKey {holder.name}: one RootKey per key ID")
+
+
+def _cost(name: str, dependents: Json, grace_period: timedelta) -> str:
+    secrets, namespaces = dependents.get("secrets", 0), dependents.get("namespaces", 0)
+    counted = f" (as of {dependents['observedAt']})" if dependents.get("observedAt") else " (not counted yet)"
+    when = f"at once, and after the grace period of {grace_period} for ever" if grace_period else "for ever"
+    return (
+        f"keyshred: RootKey {name}: sealed Secrets: {secrets}, in namespaces: {namespaces}{counted}; "
+        f"they become unreadable {when}, in every backup too"
+    )
+
+
+def _guards_of(spec: Json) -> Json:
+    given = _field(spec, "destruction")
+    if not isinstance(given.get("gracePeriod") or "", str):
+        raise Malformed("destruction.gracePeriod is no duration: see kubectl explain")
+    return guards.asked({"destruction": given})
 
 
 def _key_id(given: object) -> uuid.UUID:
@@ -121,14 +166,6 @@ def _key_id(given: object) -> uuid.UUID:
         return uuid.UUID(str(given))  # the schema is held against this only after us
     except ValueError:
         raise Malformed("the keyID is no UUID") from None
-
-
-def _check_free(policy: Policy, key_id: uuid.UUID) -> None:
-    if policy.is_destroyed(key_id):
-        raise Refused(f"the key {key_id} is destroyed (KeyRecord {key_id}); a key ID is never used again")
-    holder = policy.root_key(key_id)
-    if holder is not None:
-        raise Refused(f"the key {key_id} is held by RootKey {holder.name}: one RootKey per key ID")
 
 
 def _object(review: Review) -> Json:

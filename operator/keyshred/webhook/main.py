@@ -1,16 +1,14 @@
 """The webhook's parent process: opens the port, keeps the workers alive, passes on the signal to stop."""
 
 import asyncio
+import contextlib
 import logging
 import multiprocessing
-import multiprocessing.connection
 import signal
 import socket
 import tempfile
-import time
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Final
 
 from keyshred.config import WebhookSettings
@@ -19,14 +17,25 @@ from keyshred.hsm import uri
 from keyshred.kube.client import Kube
 from keyshred.observe.process import prepare
 from keyshred.webhook import worker
+from keyshred.webhook.board import Board, now
 from keyshred.webhook.tls import server_context
 
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
-_CRASH_LOOP: Final = 1.0
-"""Seconds before a worker that ended is started again, so that one that cannot start does not spin."""
-_DRAIN: Final = 20.0
+"""Connections that wait to be accepted."""
+_LOOK: Final = 1.0
+"""Seconds between looks at a worker's heartbeat."""
+_HANGS: Final = 10
+"""Looks without a beat after which a worker is replaced; an API server waits 10 s for a webhook. Looks and not seconds:
+where the whole machine stood still, the workers get their time all the same."""
+_STARTS: Final = 60
+"""The same before the first beat."""
+_SETTLED: Final = 60.0
+"""Seconds after which a worker that ends was no bad start."""
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds between starts, at most, of a worker that keeps ending; the first pause is one."""
+_STOP: Final = 20.0
 """Seconds that a worker gets to end: its own drain, and a last call of the token."""
 
 
@@ -35,21 +44,30 @@ def run(settings: WebhookSettings) -> None:
     prepare(settings.log_level)
     with tempfile.TemporaryDirectory(prefix="keyshred-") as shared:
         # A PIN that one worker was refused is not tried by the others, nor by those started later.
-        _run(replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin"))
+        asyncio.run(_run(replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin")))
 
 
-def _run(settings: WebhookSettings) -> None:
+async def _run(settings: WebhookSettings) -> None:
     server_context(settings)
     uri.parse(settings.token_uri)
-    asyncio.run(_check_credentials(settings))
+    await (await Kube.connect(settings.kubeconfig)).close()
     listener = _listen(settings)
     # Printed, for those who let the system choose the port.
     print(f"keyshred webhook listens on {listener.getsockname()[0]}:{listener.getsockname()[1]}", flush=True)
-    _supervise(settings, listener)
-
-
-async def _check_credentials(settings: WebhookSettings) -> None:
-    await (await Kube.connect(settings.kubeconfig)).close()
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        # Told twice, it stops no faster: requests that are under way are worth the seconds.
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    board, end = Board(settings.workers), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(settings.workers):
+            tasks.create_task(_keep(settings, listener, board, number, end))
+        await stop.wait()
+        log.info("stopping: not ready from now on, serving for %s s more", settings.drain_delay)
+        board.drain()
+        await asyncio.sleep(settings.drain_delay)
+        listener.close()
+        end.set()
 
 
 def _listen(settings: WebhookSettings) -> socket.socket:
@@ -59,39 +77,58 @@ def _listen(settings: WebhookSettings) -> socket.socket:
         raise ConfigInvalid(f"cannot listen on {settings.listen}:{settings.port}: {error.strerror}") from error
 
 
-class _Stopped(Exception):
-    pass
-
-
-def _supervise(settings: WebhookSettings, listener: socket.socket) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
-
+async def _keep(
+    settings: WebhookSettings, listener: socket.socket, board: Board, number: int, end: asyncio.Event
+) -> None:
+    """One worker after the other, until `end`."""
     # Spawn, not fork: each worker loads the token's module itself, and inherits no lock in an odd state.
     spawn = multiprocessing.get_context("spawn")
-    workers: list[SpawnProcess] = []
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    pause = 1.0
+    while not end.is_set():
+        began = now()
+        process = spawn.Process(target=worker.run, args=(settings, listener, board, number), daemon=True)
+        process.start()
+        await _until_it_ends(process, board, number, end)
+        board.clear(number)
+        if end.is_set():
+            return
+        if now() - began > _SETTLED:
+            pause = 1.0
+        log.error("worker %s ended with %s; starting another in %.0f s", process.pid, process.exitcode, pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _until_it_ends(process: SpawnProcess, board: Board, number: int, end: asyncio.Event) -> None:
+    """Returns when the process is gone. One that hangs is killed; one that is told to end has its time."""
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process.sentinel, gone.set)
     try:
-        while True:
-            while len(workers) < settings.workers:
-                process = spawn.Process(target=worker.run, args=(settings, listener))
-                process.start()
-                workers.append(process)
-            multiprocessing.connection.wait([w.sentinel for w in workers])
-            for ended in [w for w in workers if not w.is_alive()]:
-                log.error("worker %s ended with %s; starting another", ended.pid, ended.exitcode)
-                workers.remove(ended)
-            time.sleep(_CRASH_LOOP)
-    except _Stopped:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        log.info("stopping")
-    for process in workers:
-        process.terminate()
-    end = time.monotonic() + _DRAIN
-    for process in workers:
-        process.join(max(0.0, end - time.monotonic()))
-        if process.is_alive():
+        first = seen = board.beats(number)
+        silent = 0
+        while not end.is_set() and not gone.is_set():
+            await _first(gone, end, seconds=_LOOK)
+            beats = board.beats(number)
+            seen, silent = beats, (silent + 1 if beats == seen else 0)
+            if silent == (_STARTS if beats == first else _HANGS):
+                log.error("worker %s hangs", process.pid)
+                process.kill()
+        if not gone.is_set():
+            process.terminate()
+            await _first(gone, seconds=_STOP)
+        if not gone.is_set():
             log.error("worker %s did not end in time", process.pid)
             process.kill()
+            await gone.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
+
+
+async def _first(*events: asyncio.Event, seconds: float) -> None:
+    """Returns when one of them is set, or the time is over."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()

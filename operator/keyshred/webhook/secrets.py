@@ -1,18 +1,17 @@
-"""Admission of Secrets: carries out the plan of `policy.secrets` with the token."""
+"""Admission of Secrets: carries out the ruling of `policy.rewrites` with the token."""
 
 import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from keyshred.envelope.format import Envelope, serialise
 from keyshred.envelope.seal import ValueKeys
-from keyshred.errors import CannotOpen, KeyNotUsable, Malformed, MalformedValue, PolicyNotFresh, Refused
-from keyshred.names import NEVER_SEALED_NAMESPACES, NEVER_SEALED_TYPES, KeyState
-from keyshred.policy.authorizations import Policy, choose_key, sealing_key
+from keyshred.errors import CannotOpen, Malformed, MalformedValue, PolicyNotFresh, Refused
+from keyshred.names import NEVER_SEALED_NAMESPACES, NEVER_SEALED_TYPES
+from keyshred.policy.authorizations import Policy, sealing_key
 from keyshred.policy.resources import Authorization
-from keyshred.policy.rewrites import born, check_label, check_relation, is_destroyed_restore, selected_as
-from keyshred.policy.secrets import Plan, Values, Write, check_size, make_plan, patch, read_write
-from keyshred.policy.states import Action, allows
+from keyshred.policy.rewrites import Fate, Ruling, born, check_fresh, check_unwrap, needs_no_policy, rule
+from keyshred.policy.secrets import Plan, Values, Write, make_plan, patch, read_write, unsealed_patch
 from keyshred.times import utc_now
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.keys import Keys
@@ -39,45 +38,56 @@ class SecretAdmission:
         old = review.old_object if review.operation == "UPDATE" else None
         write = read_write(review.namespace, review.name, review.object, old)
         plan = make_plan(write)
-        if plan.untouched:
-            return _untouched(write, plan)
-        if plan.base is None and write.data == write.old_data and (write.deleting or write.immutable):
-            # Never sealed and not to be: it is on its way out, or the API server lets no value of it change.
-            return ALLOW
-        policy = await self.snapshot.policy()
+        if (ruling := needs_no_policy(write, plan)) is not None:
+            return _unopened(write, plan, ruling)
+        policy = await self.snapshot.policy(review.namespace)
         if review.namespace not in policy.namespaces:
             raise PolicyNotFresh(f"keyshred does not know the namespace {review.namespace} yet: try again")
-        return await self._seal(review.user, write, plan, policy)
+        ruling = rule(write, plan, policy, utc_now())
+        match ruling.fate:
+            case Fate.SEALED:
+                return await self._seal(review.user, write, plan, policy, ruling)
+            case Fate.MOVED:
+                return await self._move(write, plan, policy, check_fresh(ruling))
+            case _:
+                return _unopened(write, plan, ruling)
 
-    async def _seal(self, user: str, write: Write, plan: Plan, policy: Policy) -> Answer:
-        if is_destroyed_restore(plan, policy):
-            return _answer(write, write.data, plan.base, warnings=(_UNVERIFIED,))
-        authorization = choose_key(policy, write.namespace, selected_as(write, plan), utc_now())
-        if authorization is None and plan.base is None:
-            _check_label_seen(write, policy)
-            return ALLOW
-        check_size(write, plan)
-        check_relation(write, plan, authorization)
-
-        comparing = self._may_compare(user, write, plan, policy, authorization)
+    async def _seal(self, user: str, write: Write, plan: Plan, policy: Policy, ruling: Ruling) -> Answer:
+        comparing = ruling.compare and self.limit.allows(user, write.namespace, write.name)
         unlocked: ValueKeys | None = None
         equal: frozenset[str] = frozenset()
         if plan.base is not None and (plan.verify or comparing):
             unlock = self._unlock if plan.verify or plan.kept else self._try_unlock
             unlocked = await unlock(plan.base, policy)
         if unlocked is not None:
-            _verify(unlocked, write, plan.verify)
+            for key in plan.verify:
+                _open(unlocked, key, write)
             if comparing:
                 equal = self._compare(unlocked, user, write, plan.compare)
         data = dict(write.data) | {k: write.old_data[k] for k in equal}
         envelope = plan.base
         if fresh := (plan.fresh | plan.compare) - equal:
-            if authorization is None:
-                raise Refused(_UNCOVERED)
             kept = plan.base if plan.kept | plan.verify | equal else None
-            unlocked, envelope = await self._keys_for_fresh(write, plan, policy, authorization, kept, unlocked)
+            unlocked, envelope = await self._keys_for_fresh(write, plan, policy, check_fresh(ruling), kept, unlocked)
             data |= {k: unlocked.seal(k, write.data[k]) for k in fresh}
-        return _answer(write, data, envelope, authorization.root_key_name if authorization else None)
+        return self._sealed(write, plan, data, envelope, ruling.authorization)
+
+    async def _move(self, write: Write, plan: Plan, policy: Policy, authorization: Authorization) -> Answer:
+        plain = dict(write.data)
+        if (sealed := plan.kept | plan.verify) and plan.base is not None:
+            unlocked = await self._unlock(plan.base, policy)
+            plain |= {k: _open(unlocked, k, write) for k in sealed}
+        keys, envelope = await self._keys_for_fresh(write, plan, policy, authorization, None, None)
+        data = {k: keys.seal(k, v) for k, v in plain.items()}
+        return self._sealed(write, plan, data, envelope, authorization)
+
+    def _sealed(
+        self, write: Write, plan: Plan, data: Values, envelope: Envelope | None, authorization: Authorization | None
+    ) -> Answer:
+        name, warnings = authorization.root_key_name if authorization else None, tuple[str, ...]()
+        if envelope is not None and envelope is not plan.base and self.keys.rotation_due(envelope):
+            warnings = (_ROTATE.format(name=name, version=envelope.key_version),)
+        return _answer(write, data, envelope, name, warnings)
 
     async def _keys_for_fresh(
         self,
@@ -101,16 +111,6 @@ class SecretAdmission:
             )
         return unlocked or await self._unlock(kept, policy), kept
 
-    def _may_compare(
-        self, user: str, write: Write, plan: Plan, policy: Policy, authorization: Authorization | None
-    ) -> bool:
-        if plan.base is None or not plan.compare or authorization is None or authorization.always_reseal:
-            return False
-        # To compare is to unseal: not under a key that is no longer given, nor one that opens nothing any more.
-        if authorization.key_id != plan.base.key_id or policy.is_destroyed(plan.base.key_id):
-            return False
-        return self.limit.allows(user, write.namespace, write.name)
-
     def _compare(self, unlocked: ValueKeys, user: str, write: Write, keys: frozenset[str]) -> frozenset[str]:
         equal: set[str] = set()
         for key in keys:
@@ -132,64 +132,34 @@ class SecretAdmission:
 
     async def _try_unlock(self, base: Envelope, policy: Policy) -> ValueKeys | None:
         """The keys under the envelope; None where it is damaged."""
-        _check_unwrap(base, policy)
+        check_unwrap(base, policy, utc_now())
         try:
             unlocked = await self.keys.unlock(base, policy.root_key(base.key_id))
         except CannotOpen:
             return None
         # The token may have taken its time: what it opened counts only if the policy still allows it.
-        _check_unwrap(base, self.snapshot.current())
+        check_unwrap(base, self.snapshot.current(), utc_now())
         return unlocked
 
 
-_DAMAGED = (
+_DAMAGED: Final = (
     "its envelope does not open: it is damaged or was made by another key; "
     "apply all values in plaintext, or restore the Secret with its annotations"
 )
-_UNVERIFIED = (
-    "keyshred: the key of this Secret is destroyed: it was stored as it came, unverified, and its values can never be "
-    "read again"
-)
-_UNCOVERED = (
-    "no KeyAuthorization in force covers this sealed Secret any more, so its values cannot be changed: give the "
-    "namespace a KeyAuthorization, or delete the Secret and create it again in plaintext"
+_ROTATE: Final = (
+    "keyshred: RootKey {name} has wrapped 2^30 data keys or more under its version {version}; at 2^31 nothing more is "
+    "sealed under it: rotate it, or create another RootKey and move Secrets there"
 )
 
 
-def _check_unwrap(base: Envelope, policy: Policy) -> None:
-    state = policy.state(base.key_id, utc_now())
-    if state is None or not allows(state, Action.UNSEAL):
-        way_out = "; delete it and create it again" if state is KeyState.DESTROYED else ""
-        raise KeyNotUsable(
-            f"the root key {base.key_id} of Secret {base.namespace}/{base.name} is {state or 'held by no RootKey'}: "
-            f"unchanged values pass, changed ones are refused{way_out}"
-        )
-
-
-def _untouched(write: Write, plan: Plan) -> Answer:
-    if not write.data:
-        return _answer(write, write.data, None)
-    if plan.base is None:
-        return ALLOW
-    check_label(write)
-    return _answer(write, write.data, plan.base)
-
-
-def _check_label_seen(write: Write, policy: Policy) -> None:
-    """Before plaintext passes. Raises PolicyNotFresh where the API server saw the sealing label and we did not yet."""
-    if policy.sealing(write.namespace) is None and not policy.never_seals(write.namespace):
-        raise PolicyNotFresh(f"keyshred has not seen the newest labels of the namespace {write.namespace}: try again")
-
-
-def _verify(keys: ValueKeys, write: Write, names: Iterable[str]) -> None:
-    for key in names:
-        try:
-            keys.open(key, write.data[key])
-        except (CannotOpen, MalformedValue):
-            raise Refused(
-                f"data[{key}] is sealed but does not open as this value of this Secret: "
-                "it is damaged or was copied from elsewhere; apply the plaintext"
-            ) from None
+def _open(keys: ValueKeys, key: str, write: Write) -> bytes:
+    try:
+        return keys.open(key, write.data[key])
+    except (CannotOpen, MalformedValue):
+        raise Refused(
+            f"data[{key}] is sealed but does not open as this value of this Secret: "
+            "it is damaged or was copied from elsewhere; apply the plaintext"
+        ) from None
 
 
 def _equal(keys: ValueKeys, key: str, write: Write) -> bool:
@@ -199,12 +169,19 @@ def _equal(keys: ValueKeys, key: str, write: Write) -> bool:
         return False  # what is stored is damaged: the new value replaces it
 
 
+def _unopened(write: Write, plan: Plan, ruling: Ruling) -> Answer:
+    """For what is stored without asking the token."""
+    match ruling.fate:
+        case Fate.KEPT:
+            return _answer(write, write.data, plan.base if write.data else None, None, ruling.warnings)
+        case Fate.PLAIN:
+            return Answer(unsealed_patch(write, ruling.unlabel), ruling.warnings)
+        case _:
+            return ALLOW
+
+
 def _answer(
-    write: Write,
-    data: Values,
-    envelope: Envelope | None,
-    root_key: str | None = None,
-    warnings: tuple[str, ...] = (),
+    write: Write, data: Values, envelope: Envelope | None, root_key: str | None, warnings: tuple[str, ...]
 ) -> Answer:
     text = serialise(envelope) if envelope else ""
     return Answer(patch(write, data, envelope, text, root_key or write.old_root_key_label), warnings)

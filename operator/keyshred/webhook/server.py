@@ -9,14 +9,14 @@ from aiohttp import web
 
 from keyshred.config import WebhookSettings
 from keyshred.errors import KeyshredError, Stop
-from keyshred.hsm.service import HsmService
 from keyshred.observe.process import where
 from keyshred.webhook import review
 from keyshred.webhook.guard import Guard
+from keyshred.webhook.namespaces import NamespaceAdmission
 from keyshred.webhook.problems import from_error, problem
+from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.review import Answer, Review
 from keyshred.webhook.secrets import SecretAdmission
-from keyshred.webhook.snapshot import Snapshot
 from keyshred.webhook.tls import check_client
 from keyshred.webhook.unseal import Unsealing
 
@@ -30,21 +30,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Parts:
     """What the routes lead to."""
 
-    snapshot: Snapshot
-    hsm: HsmService
+    readiness: Readiness
     secrets: SecretAdmission
     guard: Guard
+    namespaces: NamespaceAdmission
     unsealing: Unsealing
 
 
 def application(settings: WebhookSettings, parts: Parts) -> web.Application:
     """The routes of one worker."""
     app = web.Application(client_max_size=settings.max_body, middlewares=[_problems])
+    app.on_response_prepare.append(_close_when_draining(parts.readiness))
     for route, decide in (
         ("secrets", parts.secrets.admit),
         ("rootkeys", parts.guard.stamp_root_key),
         ("rootkeys-delete", parts.guard.admit_delete),
         ("keyauthorizations", parts.guard.stamp_authorization),
+        ("namespaces", parts.namespaces.admit),
     ):
         app.router.add_post(f"/admission/{route}", _admission(settings, decide))
     app.router.add_post("/v1/namespaces/{namespace}/secrets/{name}/unseal", parts.unsealing.handle)
@@ -87,15 +89,25 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return problem(500, "internal-error", "keyshred failed to answer")
 
 
+def _close_when_draining(readiness: Readiness) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        # Only an answer can end a connection safely: closed while idle, it may cut off a request that is on its way,
+        # and no API server sends a POST twice.
+        if readiness.draining:
+            response.headers["Connection"] = "close"
+            response.force_close()
+
+    return prepare
+
+
 async def _livez(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
 def _readyz(parts: Parts) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        """Ready means: what the next request needs was just tried, policy and token both."""
-        await parts.snapshot.policy()
-        await parts.hsm.ready()
+        """Ready means: what the next request needs was just tried, policy and token both, in every worker."""
+        await parts.readiness.check()
         return web.Response(text="ok\n")
 
     return handle

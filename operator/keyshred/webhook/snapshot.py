@@ -6,10 +6,10 @@ import logging
 from typing import Final
 from uuid import UUID
 
-from keyshred.errors import KeyshredError, Malformed, PolicyNotFresh
-from keyshred.kube.client import Kube, own_path, path
+from keyshred.errors import KeyshredError, Malformed, NotFound, PolicyNotFresh
+from keyshred.kube.client import Json, Kube, own_path, path
 from keyshred.kube.collection import Collection
-from keyshred.names import KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.names import ANNOTATION_HELD, KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.resources import Authorization, RootKey
 from keyshred.policy.selectors import Labels
@@ -39,6 +39,7 @@ class Snapshot:
         confirm_every: float,
         first_lists: float = _FIRST_LISTS,
     ) -> None:
+        self._kube = kube
         self._own_namespace = own_namespace
         self._max_age = max_age
         self._confirm_every = confirm_every
@@ -46,6 +47,7 @@ class Snapshot:
         self._root_keys: dict[str, RootKey] = {}
         self._authorizations: dict[str, Authorization] = {}
         self._namespaces: dict[str, Labels] = {}
+        self._held: dict[str, frozenset[str]] = {}
         self._records: dict[UUID, KeyState] = {}
         self._root_key_objects = Collection(kube, own_path(ROOT_KEYS), self._root_key_changed)
         self._authorization_objects = Collection(kube, own_path(KEY_AUTHORIZATIONS), self._authorization_changed)
@@ -76,14 +78,22 @@ class Snapshot:
         """Seconds since the start of the list that confirmed the policy last; infinite before the first."""
         return asyncio.get_running_loop().time() - self._confirmed_at
 
-    async def policy(self) -> Policy:
-        """The policy, confirmed at most `max_age` seconds ago. Raises PolicyNotFresh."""
+    async def policy(self, namespace: str = "") -> Policy:
+        """The policy, confirmed at most `max_age` seconds ago.
+
+        A `namespace` whose sealing label is not seen is read: it may be new, and the API server knows it already.
+        Raises PolicyNotFresh, and what Kube.get raises.
+        """
         self._used_at = asyncio.get_running_loop().time()
         self._used.set()
         if self._starting:
             await self._first_lists()
         if not self.synced or self.age > self._max_age:
             await self.confirm()
+        policy = self.current()
+        if namespace and policy.sealing(namespace) is None and not policy.never_seals(namespace):
+            with contextlib.suppress(NotFound):
+                self._see(namespace, await self._kube.get(path("namespaces", namespace)))
         return self.current()
 
     async def _first_lists(self) -> None:
@@ -112,6 +122,7 @@ class Snapshot:
                 authorizations=tuple(self._authorizations.values()),
                 namespaces=self._namespaces,
                 records=self._records,
+                held=self._held,
             )
         return self._policy
 
@@ -177,11 +188,16 @@ class Snapshot:
             self._unreadable.add(name)
 
     def _namespace_changed(self, name: str) -> None:
-        obj = self._namespace_objects.objects.get(name)
+        self._see(name, self._namespace_objects.objects.get(name))
+
+    def _see(self, namespace: str, obj: Json | None) -> None:
+        self._namespaces.pop(namespace, None)
+        self._held.pop(namespace, None)
         if obj is None:
-            self._namespaces.pop(name, None)
-        else:
-            self._namespaces[name] = obj["metadata"].get("labels") or {}
+            return
+        self._namespaces[namespace] = obj["metadata"].get("labels") or {}
+        if held := (obj["metadata"].get("annotations") or {}).get(ANNOTATION_HELD):
+            self._held[namespace] = frozenset(held.split(","))
 
     def _record_changed(self, name: str) -> None:
         obj = self._record_objects.objects.get(name) or {}

@@ -1,12 +1,26 @@
-"""TLS of the webhook's one port."""
+"""TLS of the webhook's one port: its certificates, from files that may change while it serves."""
 
+import asyncio
+import contextlib
+import logging
+import socket
 import ssl
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
 from keyshred.config import WebhookSettings
 from keyshred.errors import ConfigInvalid, Refused
+
+log = logging.getLogger(__name__)
+
+_POLL: Final = 2.0
+"""Seconds between looks at the files; a kubelet takes up to a minute or two to bring new ones."""
+_HANDSHAKE: Final = 10.0
+"""Seconds that a client has for its handshake."""
+_FULL: Final = 0.1
+"""Seconds without accepting where the process has no file descriptor left."""
 
 
 def server_context(settings: WebhookSettings) -> ssl.SSLContext:
@@ -45,6 +59,86 @@ def _check_readable(flag: str, file: str) -> None:
         Path(file).read_bytes()
     except OSError as error:
         raise ConfigInvalid(f"{flag} {file}: {error.strerror}") from error
+
+
+class Port:
+    """The listening socket, with the certificates that its files hold now. One that changes serves who comes next.
+
+    Files that do not fit together are left alone, since the old certificate still serves; the log says so.
+
+    asyncio's own server keeps its certificates for life, and to stop it loses whom it has just accepted (CPython 3.11:
+    the connection stays open and is never answered). So connections are accepted here.
+    """
+
+    def __init__(self, server: web.Server, listener: socket.socket, settings: WebhookSettings) -> None:
+        """Raises ConfigInvalid."""
+        self._server = server
+        self._listener = listener
+        self._settings = settings
+        self._taken = self._content()
+        self._context = server_context(settings)
+        self._greeted: set[asyncio.Task[None]] = set()
+        listener.setblocking(False)
+
+    async def run(self) -> None:
+        """Accepts, and takes the files' new content as it comes, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._accept())
+            tasks.create_task(self._follow())
+
+    async def close(self) -> None:
+        """After `run`: nobody can connect any more; who is about to may finish."""
+        self._listener.close()
+        await asyncio.gather(*self._greeted)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except ConnectionError:
+                continue
+            except OSError as error:
+                log.error("cannot accept connections: %s", error.strerror)
+                await asyncio.sleep(_FULL)
+                continue
+            greeting = asyncio.create_task(self._greet(connection))
+            self._greeted.add(greeting)
+            greeting.add_done_callback(self._greeted.discard)
+
+    async def _greet(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        # A port scan, a probe without TLS, a certificate that we do not trust: nothing to say about.
+        with contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(
+                self._server, connection, ssl=self._context, ssl_handshake_timeout=_HANDSHAKE
+            )
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL)
+            found = self._content()
+            if found == self._taken:
+                continue
+            try:
+                self._context = server_context(self._settings)
+            except ConfigInvalid as error:
+                log.error("%s; the old certificate serves on", error)
+            else:
+                log.info("new certificates are taken")
+            # Where they changed once more while they were loaded, the next look tells.
+            self._taken = found
+
+    def _content(self) -> tuple[bytes, ...]:
+        files = (self._settings.tls_cert, self._settings.tls_key, self._settings.client_ca)
+        return tuple(map(_read, files))
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes() if file else b""
+    except OSError:
+        return b""
 
 
 def check_client(request: web.Request, settings: WebhookSettings) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import orjson
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from keyshred.envelope.context import Context
 from keyshred.envelope.format import Envelope, looks_sealed, parse
-from keyshred.errors import CannotOpen, KeyshredError, KubeUnavailable, NotAllowed, NotFound, Refused
+from keyshred.errors import CannotOpen, KeyMissing, KeyshredError, KubeUnavailable, NotAllowed, NotFound, Refused
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
 from keyshred.observe import audit
@@ -22,6 +22,7 @@ from keyshred.policy.resources import SecretMeta
 from keyshred.policy.secrets import decode_data
 from keyshred.times import utc_now
 from keyshred.webhook.keys import Keys
+from keyshred.webhook.last_unseal import LastUnseals
 from keyshred.webhook.problems import from_error, problem
 from keyshred.webhook.snapshot import Snapshot
 from keyshred.webhook.tokens import Identity, Tokens
@@ -50,6 +51,10 @@ class Unsealing:
     snapshot: Snapshot
     keys: Keys
     tokens: Tokens
+    last_unseals: LastUnseals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last_unseals = LastUnseals(self.kube)
 
     async def handle(self, request: web.Request) -> web.Response:
         """`POST /v1/namespaces/{namespace}/secrets/{name}/unseal`. Every call leaves one audit line."""
@@ -80,15 +85,22 @@ class Unsealing:
         call.envelope = envelope = _envelope(secret, data, call)
         key_id = envelope.key_id if envelope else None
         policy = await self.snapshot.policy()
-        may_unseal(policy, call.namespace, meta, key_id, caller, utc_now())
+        served = may_unseal(policy, call.namespace, meta, key_id, caller, utc_now())
         etag = _etag(secret, key_id)
         if etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers={"ETag": etag, "Cache-Control": "no-store"})
         if envelope is not None:
-            keys = await self.keys.unlock(envelope, policy.root_key(envelope.key_id))
+            try:
+                keys = await self.keys.unlock(envelope, policy.root_key(envelope.key_id))
+            except KeyMissing:
+                # Perhaps it was destroyed within the second that a policy may be old: then that is the answer.
+                await self.snapshot.confirm()
+                may_unseal(self.snapshot.current(), call.namespace, meta, key_id, caller, utc_now())
+                raise
             data = {k: keys.open(k, v) for k, v in data.items()}
             # The token may have taken its time: what it opened is given out only if the policy still allows it.
-            may_unseal(self.snapshot.current(), call.namespace, meta, key_id, caller, utc_now())
+            served = may_unseal(self.snapshot.current(), call.namespace, meta, key_id, caller, utc_now())
+        self.last_unseals.note(served, utc_now())
         body = orjson.dumps({"data": {k: b64encode(v).decode() for k, v in data.items()}})
         return web.Response(
             body=body, content_type="application/json", headers={"ETag": etag, "Cache-Control": "no-store"}

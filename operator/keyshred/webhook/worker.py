@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import socket
 import time
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -14,37 +15,42 @@ from keyshred.hsm.service import HsmService
 from keyshred.kube.client import Kube
 from keyshred.kube.records import Records
 from keyshred.observe.process import prepare, without_details
+from keyshred.webhook.board import Board
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.keys import Keys
+from keyshred.webhook.namespaces import NamespaceAdmission
+from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
 from keyshred.webhook.snapshot import Snapshot
-from keyshred.webhook.tls import server_context
+from keyshred.webhook.tls import Port
 from keyshred.webhook.tokens import Tokens
 from keyshred.webhook.unseal import Unsealing
+from keyshred.webhook.wraps import Wraps
 
 log = logging.getLogger(__name__)
 
-_DRAIN = 12.0
+_DRAIN: Final = 12.0
 """Seconds for requests under way when the process is told to stop; admission itself times out after 10."""
-
-_MAX_HEADER = 32 * 1024
+_LINGER: Final = 0.5
+"""Seconds in which connections that came at the last moment may still send their request."""
+_MAX_HEADER: Final = 32 * 1024
 """Bytes; a ServiceAccount token is one to two thousand."""
 
 
-def run(settings: WebhookSettings, listener: socket.socket) -> None:
-    """Serves until SIGTERM, or until the parent is gone. Entry point of a spawned process."""
+def run(settings: WebhookSettings, listener: socket.socket, board: Board, number: int) -> None:
+    """Serves until SIGTERM, or until the parent is gone. Entry point of a spawned process: worker `number`."""
     prepare(settings.log_level)
     # The token's module is loaded below, after the spawn: one that was loaded before a fork is broken in the child.
-    asyncio.run(_serve(settings, listener))
+    asyncio.run(_serve(settings, listener, board, number))
 
 
-async def _serve(settings: WebhookSettings, listener: socket.socket) -> None:
+async def _serve(settings: WebhookSettings, listener: socket.socket, board: Board, number: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A parent that was killed cannot tell: its end shows at this descriptor.
@@ -54,16 +60,21 @@ async def _serve(settings: WebhookSettings, listener: socket.socket) -> None:
     snapshot = Snapshot(
         kube, settings.namespace, max_age=settings.policy_max_age, confirm_every=settings.policy_confirm_every
     )
-    keys = Keys(hsm)
+    keys = Keys(hsm, Wraps(kube))
+
+    async def trial() -> None:
+        await snapshot.confirm()
+        snapshot.current()
+        await hsm.ready()
+
+    readiness = Readiness(board, number, trial, patience=settings.policy_max_age + settings.hsm_deadline + 1)
     parts = Parts(
-        snapshot=snapshot,
-        hsm=hsm,
+        readiness=readiness,
         secrets=SecretAdmission(snapshot, keys, CompareLimit(settings.compare_misses, time.monotonic)),
         guard=Guard(kube, snapshot, Records(kube)),
+        namespaces=NamespaceAdmission(snapshot),
         unsealing=Unsealing(kube, snapshot, keys, Tokens(kube, settings.token_review_ttl)),
     )
-    watching = asyncio.create_task(snapshot.run())
-    watching.add_done_callback(lambda _: stop.set())
     runner = web.AppRunner(
         application(settings, parts),
         # Paths name tenants' Secrets, and the audit line says it better.
@@ -74,12 +85,26 @@ async def _serve(settings: WebhookSettings, listener: socket.socket) -> None:
         shutdown_timeout=_DRAIN,
     )
     await runner.setup()
-    await web.SockSite(runner, listener, ssl_context=server_context(settings)).start()
+    port = Port(cast(web.Server, runner.server), listener, settings)
     log.info("worker serves on %s:%s", *listener.getsockname()[:2])
-    await stop.wait()
+    accepting = asyncio.create_task(port.run())
+    others = [asyncio.create_task(work) for work in (snapshot.run(), readiness.run(), stop.wait())]
+    done, _ = await asyncio.wait([accepting, *others], return_when=asyncio.FIRST_COMPLETED)
+    if parent is not None:
+        loop.remove_reader(parent.sentinel)  # readable for ever, once the parent is gone
+    readiness.stop()
+    await asyncio.sleep(_LINGER)
+    await _cancelled(accepting)
+    await port.close()
     await runner.cleanup()
-    if watching.done() and not watching.cancelled() and (error := watching.exception()):
-        raise error
-    watching.cancel()
+    await _cancelled(*others)
     await hsm.close()
     await kube.close()
+    for task in done:
+        task.result()
+
+
+async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

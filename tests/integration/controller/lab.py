@@ -4,7 +4,9 @@ There is no webhook here: RootKeys get key ID and finalizer from the test, and a
 """
 
 import asyncio
+import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,16 +16,18 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from keyshred.envelope.format import Born, Envelope, Mechanism, serialise
 from keyshred.kube.client import Kube
 from keyshred.kube.records import Records
-from keyshred.names import API_VERSION, FINALIZER
+from keyshred.names import ANNOTATION_ENVELOPE, API_VERSION, FINALIZER, LABEL_KEY_ID
 from keyshred.policy.ledger import check_chain
+from keyshred.times import utc_now
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ClusterError
 from tests.cluster.keyshred import manifests
 from tests.cluster.paths import REPOSITORY
 from tests.cluster.processes import Process
-from tests.cluster.softhsm import SoftHsm
+from tests.cluster.softhsm import MODULE, SoftHsm
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -116,6 +120,20 @@ class Lab:
                 return condition["status"], condition["reason"]
         return "", ""
 
+    def message(self, name: str) -> str:
+        """The message of Ready."""
+        conditions = self.get("rootkey", name)["status"]["conditions"]
+        return str(next(c["message"] for c in conditions if c["type"] == "Ready"))
+
+    def stalled(self, key_id: str) -> str:
+        """The reason of Stalled; empty where nothing is."""
+        conditions = self.get("keyrecord", key_id)["status"].get("conditions", ())
+        return str(next((c["reason"] for c in conditions if c["type"] == "Stalled"), ""))
+
+    def seal(self, namespace: str, name: str, key_id: str) -> None:
+        """Creates a Secret that counts as sealed under the key; nobody can open it."""
+        self.kubectl.create(sealed(namespace, name, key_id))
+
     def actions(self, key_id: str) -> list[str]:
         """What the ledger says, its chain checked."""
         try:
@@ -131,9 +149,8 @@ class Lab:
 
         async def append() -> None:
             kube = await Kube.connect(str(self.cluster.kubeconfig))
-            await Records(kube).append(
-                UUID(spec["keyID"]), action="DeleteAdmitted", by="key-admin", root_key_uid=meta["uid"]
-            )
+            key_id, uid = UUID(spec["keyID"]), meta["uid"]
+            await Records(kube).admit_delete(key_id, name, by="key-admin", root_key_uid=uid)
             await kube.close()
 
         asyncio.run(append())
@@ -158,10 +175,68 @@ class Lab:
         """Destroys one so."""
         self._token_tool("destroy", key_id)
 
+    def claim(self, key_id: str, cluster_uid: str) -> None:
+        """Claims the key for another cluster."""
+        self._token_tool("claim", key_id, cluster_uid)
+
+    def claims(self, key_id: str) -> set[str]:
+        """UIDs of the clusters that claim the key."""
+        return set(self._token_tool("claims", key_id).split())
+
+    def head(self, key_id: str) -> Json:
+        """The ledger's head on the token; {}: there is none."""
+        return dict(json.loads(self._token_tool("head", key_id).strip() or "{}"))
+
+    def set_head(self, key_id: str, head: Json) -> None:
+        """Writes the ledger's head, as another cluster would."""
+        self._token_tool("set-head", key_id, json.dumps(head))
+
+    def remove_data_object(self, label: str) -> None:
+        """What a person does to overrule a guard: with the token's own tools, and its PIN."""
+        login = ["--token-label", self.hsm.label, "--login", "--pin", self.hsm.pin_file.read_text()]
+        command = ["pkcs11-tool", "--module", str(MODULE), *login, "--delete-object", "--type=data", f"--label={label}"]
+        subprocess.run(command, env=os.environ | self.hsm.env, check=True, capture_output=True)
+
+    def cluster_uid(self) -> str:
+        """UID of the namespace kube-system."""
+        return str(self.get("namespace", "kube-system")["metadata"]["uid"])
+
+    def put_record(self, record: Json) -> None:
+        """Makes this the KeyRecord, as a restore from a backup does."""
+        name = record["metadata"]["name"]
+        self.kubectl.run("delete", "keyrecord", name, "--ignore-not-found")
+        bare = {k: record[k] for k in ("apiVersion", "kind", "spec")} | {"metadata": {"name": name}}
+        made: Json = self.kubectl("create", "-f", "-", input=json.dumps(bare))
+        status = json.dumps(made | {"status": record["status"]})
+        self.kubectl.run("replace", "--subresource=status", "-f", "-", input=status)
+
     def _token_tool(self, verb: str, *key_ids: str) -> str:
         environment = {"PYTHONPATH": str(REPOSITORY / "operator")} | self.hsm.env
         command = [sys.executable, str(Path(__file__).with_name("token_tool.py")), verb, self.hsm.uri, *key_ids]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def sealed(namespace: str, name: str, key_id: str) -> Json:
+    """A Secret whose metadata says that it is sealed under the key; what it holds is noise."""
+    envelope = Envelope(
+        key_id=UUID(key_id),
+        key_version=1,
+        mechanism=Mechanism.AES_GCM,
+        wrapped_dek=bytes(60),
+        commit=bytes(16),
+        namespace=namespace,
+        name=name,
+        born=Born.SEALED,
+        born_at=utc_now().replace(microsecond=0),
+    )
+    metadata = {
+        "name": name,
+        "namespace": namespace,
+        "labels": {LABEL_KEY_ID: key_id},
+        "annotations": {ANNOTATION_ENVELOPE: serialise(envelope)},
+    }
+    data = {"a": base64.b64encode(b"KSH1" + bytes(28)).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 def until(what: Callable[[], T], seconds: float = STARTS_AGAIN) -> T:

@@ -10,7 +10,17 @@ from keyshred.times import rfc3339, utc_now
 from tests.integration.controller.lab import ACTIVE, Lab, until, until_equal
 
 
-@pytest.mark.parametrize("faultpoint", ["before-Generate", "after-Generate", "after-Generated"])
+@pytest.mark.parametrize(
+    "faultpoint",
+    [
+        "unheaded-GenerateStarted",
+        "claimed",
+        "before-Generate",
+        "after-Generate",
+        "unheaded-Generated",
+        "after-Generated",
+    ],
+)
 def test_killed_while_making_a_key_it_makes_one(running: Lab, name: str, faultpoint: str) -> None:
     running.start(faultpoint=faultpoint)
     key_id = running.root_key(name)
@@ -19,6 +29,8 @@ def test_killed_while_making_a_key_it_makes_one(running: Lab, name: str, faultpo
     until_equal(lambda: running.ready(name), ("True", "KeyActive"))
     assert running.on_token(key_id) == 1
     assert running.actions(key_id) == ACTIVE
+    assert running.claims(key_id) == {running.cluster_uid()}
+    until_equal(lambda: running.head(key_id)["seq"], len(ACTIVE))
 
 
 def test_a_key_that_is_not_ours_is_not_taken(lab: Lab, name: str) -> None:

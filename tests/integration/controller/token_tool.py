@@ -1,6 +1,8 @@
 """Looks at a token from a process of its own: `find URI KEYID` counts objects; `generate` and `destroy` as they say.
 
-`import URI KEYID KEYID` puts one key that was made elsewhere under both key IDs.
+`import URI KEYID KEYID` puts one key that was made elsewhere under both key IDs. `claims URI KEYID` and `head URI
+KEYID` print what the token's data objects say; `claim URI KEYID UID` adds the claim of another cluster, and
+`set-head URI KEYID TEXT` its head.
 """
 
 import asyncio
@@ -42,13 +44,21 @@ _NO = (
 )
 
 
-async def main(verb: str, uri: str, key_id: str) -> None:
+async def main(verb: str, uri: str, key_id: str, text: str = "") -> None:
     """One operation."""
     hsm = HsmService.start(uri)
     if verb == "generate":
         await hsm.generate(KeyRef(UUID(key_id), 1))
     elif verb == "destroy":
         await hsm.destroy(UUID(key_id))
+    elif verb == "claims":
+        print(*sorted(await hsm.claims(UUID(key_id))))
+    elif verb == "head":
+        print((await hsm.head(UUID(key_id)) or b"").decode())
+    elif verb == "claim":
+        await hsm.set_claim(UUID(key_id), text, True)
+    elif verb == "set-head":
+        await hsm.set_head(UUID(key_id), text.encode())
     else:
         print(len(await hsm.find(UUID(key_id))))
     await hsm.close()

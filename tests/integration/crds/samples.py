@@ -78,6 +78,7 @@ VERSION: Final[Object] = {
     "createdAt": EARLY,
     "canary": "QUJD" * 20,
     "destroyedAt": LATE,
+    "wrapsReserved": 65536,
 }
 CONDITION: Final[Object] = {
     "type": "Ready",
@@ -121,6 +122,22 @@ FULL_STATUS: Final[Object] = {
     | {
         "message": "destroyed",
         "rootKeyUID": "",
+        "conditions": [CONDITION | {"type": "Stalled"}],
+        "guards": {
+            "gracePeriod": "1h",
+            "protected": True,
+            "stricterGracePeriod": "72h",
+            "stricterUntil": LATE,
+        },
+        "deleteAdmitted": {"by": "test-admin", "time": EARLY, "rootKeyUID": OTHER_ID},
+        "destruction": {
+            "dueAt": LATE,
+            "rootKeyName": "payments",
+            "rootKeyUID": OTHER_ID,
+            "origin": "Generated",
+            "requestedBy": "test-admin",
+            "requestedAt": EARLY,
+        },
         "token": TOKEN,
         "versions": [VERSION],
         "transitions": entries(2, rootKeyUID=OTHER_ID, detail="x", signature="QUI="),

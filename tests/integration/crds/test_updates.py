@@ -47,8 +47,6 @@ def test_what_is_not_yet_will_be_accepted(later: Api) -> None:
         ("RootKey", {"origin": "Imported"}),
         ("RootKey", {"rotation": {"interval": "2160h", "keepVersions": False}}),
         ("RootKey", {"destruction": {"gracePeriod": "1h30m0.5s", "protected": True, "approvals": 10}}),
-        ("KeyAuthorization", {"rootKeyRef": REF, "mode": "Preview"}),
-        ("KeyAuthorization", {"rootKeyRef": REF, "mode": "Release", "operations": ["Unseal"]}),
     ]
     for kind, spec in fields:
         stored = later.dry_run(manifest(kind, spec))["spec"]

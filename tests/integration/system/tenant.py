@@ -79,6 +79,20 @@ class Tenant:
         """Creates a Secret with plaintext values."""
         self.kubectl.create(secret(self.name, name, values))
 
+    def create_pod(self, name: str, *secrets: str, account: str = READER) -> None:
+        """Creates a Pod that refers to the Secrets, so that its tokens unseal them; nothing runs here.
+
+        By imagePullSecrets: a reference that shows no container a value, and so is let into a sealing namespace.
+        """
+        spec = {
+            "serviceAccountName": account,
+            "automountServiceAccountToken": False,
+            "imagePullSecrets": [{"name": secret} for secret in secrets],
+            "containers": [{"name": "c", "image": "none"}],
+        }
+        metadata = {"name": name, "namespace": self.name}
+        self.kubectl.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
     def stored(self, name: str) -> dict[str, Any]:
         """The Secret as the API server gives it."""
         return dict(self.kubectl("get", "secret", name, f"--namespace={self.name}"))

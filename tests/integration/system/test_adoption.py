@@ -1,39 +1,165 @@
-"""Secrets that were there before keyshred."""
+"""Namespaces that live already: what was there before is sealed by the sweep, or held, or named as unsealable."""
 
-import re
-import shlex
+from collections.abc import Iterator
+
+import pytest
 
 from tests.cluster.keyshred import Keyshred
 from tests.integration.controller.lab import until, until_equal
-from tests.integration.system.tenant import Tenant, authorization
+from tests.integration.system.early import PLAIN, Early
+from tests.integration.system.tenant import Object, Tenant, secret
 
 
-def test_what_was_there_before_is_named_and_sealed_as_advised(keyshred: Keyshred, tenant: Tenant) -> None:
-    early = Tenant(keyshred, f"{tenant.name}-early")
-    early.kubectl.run("create", "namespace", early.name)
-    early.create_secret("one", a="from-before")
-    early.create_secret("two", a="from-before-too")
-    key = {"rootKeyRef": {"name": tenant.name}}
-    early.kubectl.apply(authorization(early.name, [early.name], **key))
+@pytest.fixture
+def early(keyshred: Keyshred, tenant: Tenant) -> Early:
+    return Early(keyshred, tenant)
 
-    def condition(kind: str) -> dict[str, str]:
-        status = early.kubectl("get", "keyauthorization", early.name).get("status") or {}
-        return next((c for c in status.get("conditions") or () if c["type"] == kind), {"status": "", "reason": ""})
 
-    def is_sealed_by(name: str, command: str) -> bool:
-        early.kubectl.run(*shlex.split(command.replace("NAMESPACE", early.name).replace("NAME", name)))
-        return b"from-before" not in early.in_etcd(name)
+@pytest.fixture
+def slowly(keyshred: Keyshred) -> Iterator[None]:
+    """The controller sweeps two Secrets a second."""
+    flags = keyshred.controller_flags
+    keyshred.controller_flags = (*flags, "--sweep-rate=2")
+    keyshred.start_controller()
+    yield
+    keyshred.controller_flags = flags
+    keyshred.start_controller()
 
-    until_equal(lambda: condition("Sealing")["status"], "True")
-    message = condition("Sealing")["message"]
-    assert f"2 ({early.name}/one, {early.name}/two)" in message
-    assert condition("Ready")["reason"] == "Sealing"
-    advice = re.search("`kubectl (.*?)`", message)
-    assert advice is not None
-    # The API server may take a moment to know the namespace's label.
-    until(lambda: is_sealed_by("one", advice[1]))
-    until(lambda: is_sealed_by("two", advice[1]))
-    # Nobody watches Secrets, and the next resync is a minute away.
-    until_equal(lambda: condition("Ready")["reason"], "Authorized", 30)
-    assert "under the RootKey" in condition("Ready")["message"]
-    assert condition("Sealing")["status"] == "False"
+
+def named(status: Object, what: str) -> dict[str, str]:
+    """Reasons by name in `held` or `unsealable`."""
+    return {item["name"]: item["reason"] for item in status.get(what) or ()}
+
+
+def test_what_was_there_before_is_sealed_and_what_cannot_be_is_named(early: Early) -> None:
+    for name in ("one", "two"):
+        early.create_secret(name, a=PLAIN)
+    early.kubectl.create(secret(early.name, "fixed", {"a": PLAIN}, immutable=True))
+    early.kubectl.create(secret(early.name, "empty", {}))
+    early.kubectl.create(secret(early.name, "full", {"a": "x" * (1024 * 1024 - 8)}))
+    early.kubectl.apply(secret(early.name, "applied", {"a": PLAIN}))
+    early.authorize()
+    until_equal(lambda: (early.is_sealed("one"), early.is_sealed("two")), (True, True))
+    assert not any(PLAIN.encode() in early.in_etcd(name) for name in ("one", "two"))
+    until_equal(lambda: set(named(early.status(), "unsealable")), {"fixed", "full"})
+    reasons = named(early.status(), "unsealable")
+    assert "immutable" in reasons["fixed"]
+    assert reasons["full"].startswith("sealing adds 32 bytes to each of 1 values: 1048568 + 32 bytes pass the limit")
+    assert early.condition("Ready")["status"] == "False"
+    assert "3 of 5 Secrets are sealed" in early.condition("Sealing")["message"]
+    # The sweep has taken no field from whoever applied it.
+    version = early.stored("applied")["metadata"]["resourceVersion"]
+    early.kubectl.apply(secret(early.name, "applied", {"a": PLAIN}))
+    assert early.stored("applied")["metadata"]["resourceVersion"] == version
+    # As it is told to.
+    early.kubectl.run("delete", "secret", "fixed", "full", f"--namespace={early.name}")
+    early.kubectl.create(secret(early.name, "fixed", {"a": PLAIN}, immutable=True))
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    assert early.status()["unsealable"] == [] and early.condition("Sealing")["status"] == "False"
+    until_equal(lambda: early.status()["secrets"], 4)
+    events = early.kubectl("get", "events", f"--field-selector=involvedObject.name={early.name}")["items"]
+    reported = [e["reason"] for e in events]
+    assert reported.count("SweepStarted") == 1 and reported.count("AllSealed") == 1
+
+
+def test_a_sweep_waits_for_the_webhook_and_says_so(keyshred: Keyshred, early: Early) -> None:
+    early.create_secret("read", a=PLAIN)
+    early.pod("web-1", "read")
+    early.authorize()
+    until_equal(lambda: [*named(early.status(), "held")], ["read"])
+    keyshred.webhook.stop()
+    early.kubectl.run("delete", "pod", "web-1", f"--namespace={early.name}", "--force", "--grace-period=0")
+    until(lambda: 'failed calling webhook "secrets.keyshred.dev"' in early.condition("Ready")["message"])
+    assert not early.is_sealed("read")
+    keyshred.start_webhook()
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    assert early.is_sealed("read")
+
+
+@pytest.mark.usefixtures("slowly")
+def test_a_sweep_goes_on_where_a_killed_controller_left_it(keyshred: Keyshred, early: Early) -> None:
+    names = [f"s{n:02}" for n in range(12)]
+    early.kubectl.create(*(secret(early.name, name, {"a": PLAIN}) for name in names))
+    early.authorize()
+
+    def sealed() -> dict[str, str]:
+        items = early.kubectl("get", "secrets", f"--namespace={early.name}", "-l", "keyshred.dev/key-id")["items"]
+        return {i["metadata"]["name"]: i["metadata"]["resourceVersion"] for i in items}
+
+    before = until(sealed)
+    keyshred.controller.kill()
+    assert len(before) < len(names)
+    keyshred.start_controller()
+    until_equal(lambda: early.condition("Ready")["status"], "True", 90)
+    after = sealed()
+    assert set(after) == set(names)
+    assert before.items() <= after.items()
+
+
+def test_what_pods_read_natively_is_held_until_they_are_gone(early: Early) -> None:
+    for name in ("read", "also-read", "unread"):
+        early.create_secret(name, a=PLAIN)
+    early.pod("web-1", "read", "not-there")
+    early.pod("web-2", "read", "also-read")
+    early.authorize()
+    until(lambda: early.is_sealed("unread"))
+    assert early.namespace("annotations", "held") == "also-read,not-there,read"
+    assert not early.is_sealed("read")
+    until_equal(lambda: set(named(early.status(), "held")), {"read", "also-read"})
+    assert "Deployment web (2 pods)" in named(early.status(), "held")["read"]
+    assert early.condition("Ready")["reason"] == "Sealing"
+    early.kubectl.run("delete", "pod", "web-2", f"--namespace={early.name}", "--force", "--grace-period=0")
+    until(lambda: early.is_sealed("also-read"))
+    assert not early.is_sealed("read")
+    early.kubectl.run("delete", "pod", "web-1", f"--namespace={early.name}", "--force", "--grace-period=0")
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    assert early.is_sealed("read") and early.namespace("annotations", "held") == ""
+
+
+def test_preview_tells_and_changes_nothing(early: Early) -> None:
+    early.create_secret("plain", a=PLAIN)
+    early.create_secret("read", a=PLAIN)
+    early.kubectl.create(secret(early.name, "fixed", {"a": PLAIN}, immutable=True))
+    early.pod("web-1", "read")
+    before = {name: early.stored(name)["metadata"]["resourceVersion"] for name in ("plain", "read", "fixed")}
+    early.authorize(mode="Preview")
+    until_equal(lambda: [*named(early.status(), "unsealable")], ["fixed"])
+    assert [*named(early.status(), "held")] == ["read"]
+    ready = early.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Preview")
+    assert f"seal 1 Secrets in 1 namespaces ({early.name}/plain)" in ready["message"]
+    assert early.namespace("labels", "sealing") == ""
+    assert before == {name: early.stored(name)["metadata"]["resourceVersion"] for name in before}
+    early.kubectl.run("delete", "keyauthorization", early.name)
+    until_equal(lambda: early.kubectl("get", "rolebindings", f"--namespace={early.name}")["items"], [])
+
+
+def test_release_gives_the_plaintext_back(early: Early) -> None:
+    early.authorize()
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    early.create_secret("one", a=PLAIN, b="")
+    early.create_secret("two", a=PLAIN)
+    early.kubectl.create(secret(early.name, "fixed", {"a": PLAIN}, immutable=True))
+    assert all(early.is_sealed(name) for name in ("one", "two", "fixed"))
+    early.authorize(mode="Release")
+    until_equal(lambda: (early.is_sealed("one"), early.is_sealed("two")), (False, False))
+    assert early.stored("one")["data"] == {"a": "ZnJvbS1iZWZvcmU=", "b": ""}
+    assert not [k for k in early.stored("one")["metadata"].get("labels") or {} if k.startswith("keyshred.dev/")]
+    until_equal(lambda: [*named(early.status(), "unsealable")], ["fixed"])
+    assert early.namespace("labels", "sealing") == "retained"
+    early.kubectl.run("delete", "secret", "fixed", f"--namespace={early.name}")
+    until_equal(lambda: early.condition("Ready")["reason"], "Released")
+    until_equal(lambda: early.namespace("labels", "sealing"), "")
+    early.kubectl.run("delete", "keyauthorization", early.name)
+    until_equal(lambda: early.kubectl("get", "rolebindings", f"--namespace={early.name}")["items"], [])
+
+
+def test_what_may_only_be_unsealed_is_retained(early: Early) -> None:
+    early.authorize(operations=["Seal", "Unseal"])
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    early.create_secret("one", a=PLAIN)
+    early.authorize(operations=["Unseal"])
+    until_equal(lambda: early.namespace("labels", "sealing"), "retained")
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    early.create_secret("two", a=PLAIN)
+    assert early.is_sealed("one") and not early.is_sealed("two")

@@ -147,8 +147,9 @@ def test_a_secret_that_is_not_there(tenant: Tenant) -> None:
     [
         ({"keyID": "6f2b7cde-6a4e-4f8a-9d3a-000000000001"}, "drawn by keyshred"),
         ({"origin": "Imported"}, "not yet"),
-        ({"destruction": {"gracePeriod": "1h"}}, "not yet"),
-        ({"destruction": {"protected": True}}, "not yet"),
+        ({"destruction": {"approvals": 1}}, "not yet"),
+        ({"destruction": {"gracePeriod": "an hour"}}, "gracePeriod"),
+        ({"rotation": {"keepVersions": False}}, "not yet"),
         ({"rotation": {"interval": "24h"}}, "not yet"),
         ({"origin": "Adopted"}, "keyID"),
     ],

@@ -31,6 +31,7 @@ def test_deleting_the_crd_loses_no_key(own: Keyshred) -> None:
     key_id = tenant.key_id
     before = _objects(own.token)
 
+    own.break_glass()
     tenant.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=60s")
 
     assert _objects(own.token) == before and str(UUID(key_id)) in before

@@ -55,18 +55,18 @@ def test_webhook_killed(tenant: Tenant) -> None:
 
 def test_one_of_two_workers_killed(tenant: Tenant) -> None:
     """The other serves on, and the parent starts a new one."""
-    before = _workers(tenant.keyshred)
+    before = tenant.keyshred.workers()
     assert len(before) == 2
     subprocess.run(["kill", "-KILL", str(before[0])], check=True)
     tenant.create_secret("app", a="one")
     assert tenant.unseal("app") == {"a": "one"}
-    tenant.keyshred.webhook.wait_until(lambda: len(set(_workers(tenant.keyshred)) - {before[0]}) == 2)
+    tenant.keyshred.webhook.wait_until(lambda: len(set(tenant.keyshred.workers()) - {before[0]}) == 2)
 
 
 def test_both_workers_seal_and_unseal(tenant: Tenant) -> None:
     """Each has a token session of its own, and opens what the other sealed."""
     token = tenant.token()
-    first, second = _workers(tenant.keyshred)
+    first, second = tenant.keyshred.workers()
     with _killed(tenant.keyshred, first):
         tenant.create_secret("by-one", a="1")
         assert tenant.unseal("by-one", token) == {"a": "1"}
@@ -106,9 +106,9 @@ def test_a_wrong_pin_is_tried_once(keyshred: Keyshred) -> None:
     with pytest.raises(ClusterError, match="not ready"):
         other.start_webhook(timeout=5)
     try:
-        first = _workers(other)
+        first = other.workers()
         subprocess.run(["kill", "-KILL", *map(str, first)], check=True)
-        other.webhook.wait_until(lambda: len(set(_workers(other)) - set(first)) == 2)
+        other.webhook.wait_until(lambda: len(set(other.workers()) - set(first)) == 2)
         with pytest.raises(ClusterError, match="not ready"):
             other.webhook.wait_until(other.is_ready, timeout=5)
         assert other.webhook.pid is not None, "it waits for a person and does not crash in a loop"
@@ -154,12 +154,4 @@ def _killed(keyshred: Keyshred, worker: int) -> Iterator[None]:
         yield
     finally:
         os.kill(parent, signal.SIGCONT)
-    keyshred.webhook.wait_until(lambda: len(set(_workers(keyshred)) - {worker}) == 2)
-
-
-def _workers(keyshred: Keyshred) -> list[int]:
-    """Pids of the webhook's worker processes."""
-    children = subprocess.run(
-        ["pgrep", "-P", str(keyshred.webhook.pid), "-f", "spawn_main"], capture_output=True, text=True
-    )
-    return [int(pid) for pid in children.stdout.split()]
+    keyshred.webhook.wait_until(lambda: len(set(keyshred.workers()) - {worker}) == 2)

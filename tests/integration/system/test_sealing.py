@@ -81,36 +81,6 @@ def test_dry_run_seals_and_stores_nothing(tenant: Tenant) -> None:
     assert tenant.kubectl.run("get", "secret", "app", "-n", tenant.name, check=False).returncode != 0
 
 
-def test_a_copy_under_another_name_or_namespace_is_refused(tenant: Tenant, other: Tenant) -> None:
-    tenant.create_secret("app", a="one")
-    stored = tenant.stored("app")
-    for namespace, name in ((tenant.name, "copy"), (other.name, "app")):
-        copy = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace, "annotations": stored["metadata"]["annotations"]},
-            "data": stored["data"],
-        }
-        done = tenant.kubectl.run("create", "-f", "-", input=json.dumps(copy), check=False)
-        assert f"were sealed for Secret {tenant.name}/app" in done.stderr
-
-
-def test_a_backup_of_the_same_secret_is_restored(tenant: Tenant) -> None:
-    tenant.create_secret("app", a="one")
-    stored = tenant.stored("app")
-    tenant.kubectl.run("delete", "secret", "app", "-n", tenant.name)
-    for volatile in ("uid", "resourceVersion", "creationTimestamp", "managedFields"):
-        stored["metadata"].pop(volatile, None)
-    tenant.kubectl.run("create", "-f", "-", input=json.dumps(stored))
-    assert decoded(tenant.stored("app")) == decoded(stored)
-    assert tenant.unseal("app") == {"a": "one"}
-    key_id = tenant.delete_key()
-    tenant.kubectl.run("delete", "secret", "app", "-n", tenant.name)
-    done = tenant.kubectl.run("create", "-f", "-", input=json.dumps(stored))
-    assert "unverified" in done.stderr, "a destroyed key cannot verify, and nothing is lost by storing it"
-    assert tenant.ask("app")[0] == 410 and tenant.record(key_id)["state"] == "Destroyed"
-
-
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
@@ -125,34 +95,9 @@ def test_refused_with_a_reason(tenant: Tenant, name: str, values: dict[str, str]
     assert tenant.kubectl.run("get", "secret", name, "-n", tenant.name, check=False).returncode != 0
 
 
-def test_types_that_others_read_are_left_alone(tenant: Tenant) -> None:
-    data = {".dockerconfigjson": base64.b64encode(b'{"auths":{}}').decode()}
-    manifest = secret(tenant.name, "pull", {}, type="kubernetes.io/dockerconfigjson", data=data)
-    tenant.kubectl.create(manifest)
-    assert decoded(tenant.stored("pull")) == {".dockerconfigjson": b'{"auths":{}}'}
-
-
 def test_an_immutable_secret_is_sealed_at_creation_and_stays(tenant: Tenant) -> None:
     manifest = secret(tenant.name, "fixed", {"a": "one"}, immutable=True)
     _apply(tenant, manifest)
     before = _version(tenant, "fixed")
     _apply(tenant, manifest)
     assert _version(tenant, "fixed") == before and tenant.unseal("fixed") == {"a": "one"}
-
-
-def test_a_suspended_key_lets_pass_what_does_not_change(tenant: Tenant) -> None:
-    tenant.create_secret("app", a="one")
-    tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", '--patch={"spec": {"suspended": true}}')
-    tenant.kubectl.run("wait", "--for=jsonpath={.status.state}=Suspended", f"rootkey/{tenant.name}", "--timeout=30s")
-    tenant.kubectl.run("label", "secret", "app", "-n", tenant.name, "team=red")
-    done = tenant.kubectl.run(
-        "apply", "--server-side", "--force-conflicts", "-f", "-", check=False,
-        input=json.dumps(secret(tenant.name, "app", {"a": "two"})),
-    )  # fmt: skip
-    assert "Suspended" in done.stderr
-    status, body = tenant.ask("app")
-    assert status == 403 and "Suspended" in body["detail"]
-    tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", '--patch={"spec": {"suspended": false}}')
-    tenant.kubectl.run("wait", "--for=jsonpath={.status.state}=Active", f"rootkey/{tenant.name}", "--timeout=30s")
-    assert tenant.unseal("app") == {"a": "one"}
-    tenant.kubectl.run("delete", "secret", "app", "-n", tenant.name)

@@ -117,14 +117,7 @@ def test_a_pod_reads_what_it_refers_to(tenant: Tenant) -> None:
         *("patch", "keyauthorization", tenant.name, "--type=json"),
         '--patch=[{"op": "remove", "path": "/spec/subjects"}]',
     )
-    container = {"name": "c", "image": "none", "envFrom": [{"secretRef": {"name": "mine"}}]}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "reader", "namespace": tenant.name},
-        "spec": {"serviceAccountName": STRANGER, "containers": [container], "automountServiceAccountToken": False},
-    }
-    tenant.kubectl.create(pod)
+    tenant.create_pod("reader", "mine", account=STRANGER)
     bound = accounts.token(tenant.kubectl, tenant.name, STRANGER, audience=AUDIENCE, pod="reader")
     assert tenant.unseal("mine", bound) == {"a": "1"}
     assert tenant.ask("not-mine", bound)[0] == 403

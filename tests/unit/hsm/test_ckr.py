@@ -26,7 +26,13 @@ def test_every_name_in_the_table_is_one_that_python_pkcs11_raises(name: str) -> 
         (pkcs11.GeneralError(), "GeneralError", Meaning.UNCLEAR, errors.HsmUnavailable),
         (pkcs11.PinIncorrect(), "PinIncorrect", Meaning.PIN, errors.PinRefused),
         (pkcs11.PinLocked(), "PinLocked", Meaning.PIN, errors.PinRefused),
-        (pkcs11.DeviceMemory(), "DeviceMemory", Meaning.SETUP, errors.ConfigInvalid),
+        (pkcs11.DeviceMemory(), "DeviceMemory", Meaning.AWAY, errors.HsmUnavailable),
+        (pkcs11.UserTooManyTypes(), "UserTooManyTypes", Meaning.AWAY, errors.HsmUnavailable),
+        (pkcs11.TokenWriteProtected(), "TokenWriteProtected", Meaning.SETUP, errors.ConfigInvalid),
+        (pkcs11.DataLenRange(), "DataLenRange", Meaning.BAD_DATA, errors.TokenBroken),
+        (pkcs11.PKCS11Error("Unmapped error code 0x201"), "TokenResourceExceeded", Meaning.AWAY, errors.HsmUnavailable),
+        (pkcs11.PKCS11Error("Unmapped error code 0x202"), "OperationCancelFailed", Meaning.AWAY, errors.HsmUnavailable),
+        (pkcs11.PKCS11Error("Unmapped error code 0x203"), "KeyExhausted", Meaning.SETUP, errors.ConfigInvalid),
         (pkcs11.AttributeReadOnly(), "AttributeReadOnly", Meaning.BROKEN, errors.TokenBroken),
         (pkcs11.PKCS11Error("Unmapped error code 0x1b"), "ActionProhibited", Meaning.SETUP, errors.ConfigInvalid),
         (pkcs11.PKCS11Error("Unmapped error code 0x42"), "AeadDecryptFailed", Meaning.BAD_DATA, errors.TokenBroken),
@@ -48,6 +54,20 @@ def test_name_meaning_and_error(
     assert (found.name, found.meaning) == (name, meaning)
     assert type(found.for_caller()) is error
     assert name in str(found.for_caller())
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("DeviceMemory", "no room"),
+        ("TokenResourceExceeded", "no room"),
+        ("TokenWriteProtected", "write-protected"),
+        ("SessionReadOnly", "write-protected"),
+    ],
+)
+def test_a_code_that_names_its_cause_has_it_told(name: str, told: str) -> None:
+    assert told in str(ckr.CkrError(name, Meaning.SETUP).for_caller())
+    assert told in str(ckr.CkrError(name, Meaning.AWAY).for_caller())
 
 
 def test_every_meaning_has_an_error() -> None:

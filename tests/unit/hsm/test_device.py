@@ -1,9 +1,9 @@
 """What no real token can be made to do: the device over a token of our own invention."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -19,7 +19,6 @@ from keyshred.errors import (
     TokenBroken,
     TokenMismatch,
 )
-from keyshred.hsm import device as device_module
 from keyshred.hsm import softhsm
 from keyshred.hsm.ckr import CkrError, Meaning
 from keyshred.hsm.device import Pkcs11Device
@@ -27,123 +26,7 @@ from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.pin import PinFile
 from keyshred.hsm.pkcs11_token import TokenInfo
 from keyshred.hsm.uri import TokenUri
-from tests.unit.hsm.test_mechanisms import GoodKey
-
-REF = KeyRef(uuid4(), 1)
-INFO = TokenInfo("label", "serial", "SoftHSM project", "SoftHSM v2", "2.6", 0, "slot", "vendor", pin_in_danger=False)
-
-
-class Thing(GoodKey):
-    """An AES key on the token."""
-
-    def __init__(self, token: "Token", label: str, cka_id: bytes, on_token: bool = True) -> None:
-        super().__init__()
-        self.token, self.label, self.id, self.on_token = token, label, cka_id, on_token
-        self.handle = id(self)
-
-    def cka_id(self) -> bytes:
-        return self.id
-
-    def works(self, mechanism: Mechanism) -> bool:
-        return self.token.works
-
-    def faults(self) -> list[str]:
-        return self.token.faults
-
-    def opens(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
-        return False
-
-    def destroy(self) -> None:
-        if not self.token.undying:
-            self.token.things.remove(self)
-        self.token.log.append("destroy")
-
-
-@dataclass
-class Token:
-    """Module, session and token in one."""
-
-    infos: list[TokenInfo] = field(default_factory=lambda: [INFO])
-    things: list[Thing] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    works: bool = True
-    undying: bool = False
-    hidden: int = 0
-    logged_in: bool = True
-    login: CkrError | None = None
-    born: Callable[[Thing], None] = lambda thing: None
-
-    def tokens(self) -> list[tuple[TokenInfo, object]]:
-        return [(info, self) for info in self.infos]
-
-    def finalize(self) -> None:
-        self.log.append("finalize")
-        self.things = [thing for thing in self.things if thing.on_token]
-
-    def open(self, _: object, pin: str) -> "Token":
-        self.log.append("login")
-        if self.login:
-            raise self.login
-        self.logged_in = True
-        return self
-
-    def token_info(self) -> TokenInfo:
-        return self.infos[0]
-
-    def aes_keys(self, label: str | None = None, cka_id: bytes | None = None, *, on_token: bool = True) -> list[Thing]:
-        return [
-            thing
-            for thing in self.things
-            if self.logged_in
-            and thing.on_token is on_token
-            and label in (None, thing.label)
-            and cka_id in (None, thing.id)
-        ]
-
-    def count(self) -> int:
-        return len(self.aes_keys())
-
-    def labelled(self, label: str) -> list[Thing]:
-        return self.aes_keys(label)
-
-    def generate(self, mechanism: Mechanism, label: str, cka_id: bytes = b"", *, on_token: bool = True) -> Thing:
-        thing = Thing(self, label, cka_id, on_token)
-        self.things.append(thing)
-        if on_token:
-            self.log.append("generate")
-            self.born(thing)
-        return thing
-
-
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> Token:
-    token = Token()
-    monkeypatch.setattr(device_module, "Module", lambda path: token)
-    monkeypatch.setattr(device_module, "Session", token.open)
-    monkeypatch.setattr(softhsm, "sync", lambda serial: token.log.append("sync"))
-    monkeypatch.setattr(softhsm, "object_count", lambda serial: token.count() + token.hidden)
-    return token
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the time on, by seconds."""
-    now = [0.0]
-    monkeypatch.setattr("keyshred.hsm.device.time.monotonic", lambda: now[0])
-    return lambda seconds: now.__setitem__(0, now[0] + seconds)
-
-
-@pytest.fixture
-def pin(tmp_path: Path) -> PinFile:
-    (tmp_path / "pin").write_text("1234")
-    (tmp_path / "pin").chmod(0o600)
-    return PinFile(tmp_path / "pin")
-
-
-@pytest.fixture
-def device(token: Token, pin: PinFile) -> Pkcs11Device:
-    return Pkcs11Device(TokenUri(Path("/m"), Path("/p"), token="label"), pin)
+from tests.unit.hsm.fake_token import INFO, REF, Thing, Token
 
 
 def test_a_key_is_on_disk_before_it_counts_as_made(device: Pkcs11Device, token: Token) -> None:
@@ -185,7 +68,7 @@ def test_a_key_that_came_out_weaker_than_asked_for_is_taken_back(device: Pkcs11D
 
 
 def test_of_two_that_make_a_version_at_once_this_one_gives_way(device: Pkcs11Device, token: Token) -> None:
-    token.born = lambda thing: token.things.append(Thing(token, thing.label, thing.id))
+    token.born = lambda thing: token.things.append(Thing(token, thing.label(), thing.id))
     with pytest.raises(Conflict, match="same time"):
         device.generate(REF)
     assert len(token.aes_keys(REF.label)) == 1
@@ -214,20 +97,84 @@ def test_an_object_with_our_label_and_a_foreign_id_stops_the_search(
         device.find(REF.key_id)
 
 
-def test_a_lost_login_is_never_an_empty_token(device: Pkcs11Device, token: Token) -> None:
-    device.generate(REF)
-    for ask in (
+def _asking(device: Pkcs11Device) -> list[Callable[[], object]]:
+    """The calls that change nothing."""
+    return [
         lambda: device.find(REF.key_id),
-        lambda: device.check_value(KeyRef(REF.key_id, 2)),
-        lambda: device.opens_under_any_key(Mechanism.AES_GCM, b"", b""),
+        lambda: device.check_value(REF),
+        lambda: len(device.wrap(REF, Mechanism.AES_GCM, bytes(32))),
+        lambda: device.opens_under_any_key(REF, Mechanism.AES_GCM, b""),
         lambda: device.status(),
-    ):
-        device.status()
+    ]
+
+
+def test_a_lost_login_is_made_anew_within_the_call(device: Pkcs11Device, token: Token) -> None:
+    device.generate(REF)
+    expected = [ask() for ask in _asking(device)]
+    for ask, answer in zip(_asking(device), expected, strict=True):
         token.logged_in = False
+        device._keys.clear()
+        token.log.clear()
+        assert ask() == answer
+        assert token.log == ["finalize", "login"]
+
+
+def test_a_login_that_is_lost_again_at_once_is_never_an_empty_token(device: Pkcs11Device, token: Token) -> None:
+    device.generate(REF)
+    for ask in _asking(device):
+        device.status()
+        device._keys.clear()
+        token.log.clear()
+        token.logged_in, token.fleeting = False, True
         with pytest.raises(HsmUnavailable, match="logged in"):
             ask()
-        assert token.log[-1] == "finalize"
+        assert token.log == ["finalize", "login", "finalize"]
+        token.fleeting = False
     assert device.find(REF.key_id) == (REF,)
+
+
+def test_a_session_that_fails_when_it_is_fresh_is_not_made_anew_in_the_same_call(
+    device: Pkcs11Device, token: Token
+) -> None:
+    for ask in _asking(device):
+        token.log.clear()
+        token.fleeting = True
+        with pytest.raises(HsmUnavailable, match="logged in"):
+            ask()
+        assert token.log == ["login", "finalize"]
+
+
+def test_a_key_is_made_once_whatever_the_answer(
+    device: Pkcs11Device, token: Token, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, on_token: bool = True, **__: object) -> Thing:
+        token.log.append("generate")
+        raise CkrError("DeviceError", Meaning.AWAY)
+
+    device.status()
+    token.log.clear()
+    monkeypatch.setattr(token, "generate", lost)
+    with pytest.raises(HsmUnavailable, match="DeviceError"):
+        device.generate(REF)
+    assert token.log == ["generate", "finalize"]
+
+
+def test_a_key_is_made_on_the_session_that_proved_its_absence(device: Pkcs11Device, token: Token) -> None:
+    device.status()
+    token.logged_in = False
+    token.log.clear()
+    device.generate(REF)
+    assert token.log == ["finalize", "login", "generate", "sync"]
+
+
+def test_a_wrong_pin_is_tried_once_where_a_session_is_lost(device: Pkcs11Device, token: Token) -> None:
+    device.generate(REF)
+    token.logged_in, token.login = False, CkrError("PinIncorrect", Meaning.PIN)
+    token.log.clear()
+    for _ in range(3):
+        with pytest.raises(PinRefused):
+            device.find(REF.key_id)
+    assert token.log.count("login") == 1
 
 
 def test_a_token_that_hides_an_object_is_never_believed(device: Pkcs11Device, token: Token) -> None:
@@ -239,7 +186,7 @@ def test_a_token_that_hides_an_object_is_never_believed(device: Pkcs11Device, to
         lambda: device.check_value(other),
         lambda: device.generate(other),
         lambda: device.destroy(REF.key_id),
-        lambda: device.opens_under_any_key(Mechanism.AES_GCM, b"", b""),
+        lambda: device.opens_under_any_key(REF, Mechanism.AES_GCM, b""),
     ):
         with pytest.raises(HsmUnavailable, match="all of its objects"):
             ask()
@@ -263,18 +210,18 @@ def test_nothing_is_left_is_not_believed_of_a_login_that_was_lost(
 def test_a_handle_from_before_a_loss_is_never_used_after_it(device: Pkcs11Device, token: Token) -> None:
     # Handles are counted anew after C_Initialize: an old one may name another key.
     device.generate(REF)
-    before = device.wrap(REF, Mechanism.AES_GCM, bytes(32), b"")
+    before = device.wrap(REF, Mechanism.AES_GCM, bytes(32))
     device.close()
     token.things = [Thing(token, REF.label, REF.cka_id)]
     with pytest.raises(CannotOpen):
-        device.unwrap(REF, Mechanism.AES_GCM, before, b"")
+        device.unwrap(REF, Mechanism.AES_GCM, before)
 
 
 def test_nothing_opens_is_believed_only_of_a_token_that_works(device: Pkcs11Device, token: Token) -> None:
-    assert device.opens_under_any_key(Mechanism.AES_GCM, b"", b"") is False
+    assert device.opens_under_any_key(REF, Mechanism.AES_GCM, b"") is False
     token.works = False
     with pytest.raises(TokenBroken):
-        device.opens_under_any_key(Mechanism.AES_GCM, b"", b"")
+        device.opens_under_any_key(REF, Mechanism.AES_GCM, b"")
     with pytest.raises(TokenBroken):
         device.status()
 
@@ -308,10 +255,37 @@ def test_an_absent_token_is_asked_for_with_growing_pauses(
         tries.append(token.log.count("login"))
         clock(0.0625)
     assert tries[:4] == [1, 1, 2, 2]
-    assert tries[-1] in range(12, 25)
+    assert tries[-1] in range(100, 130)
     token.login = None
-    clock(5)
+    clock(0.5)
     assert device.status().serial == "serial"
+
+
+def test_a_token_that_takes_long_to_fail_is_asked_less_often(
+    device: Pkcs11Device, token: Token, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object) -> list[object]:
+        token.log.append("asked")
+        clock(4)
+        return []
+
+    monkeypatch.setattr(token, "tokens", slow)
+    for seconds in (0, 3.9, 0.2):
+        clock(seconds)
+        with pytest.raises(HsmUnavailable):
+            device.status()
+    assert token.log.count("asked") == 2
+
+
+def test_a_token_that_a_person_must_see_to_is_asked_seldom(
+    device: Pkcs11Device, token: Token, clock: Callable[[float], None]
+) -> None:
+    token.infos = [replace(INFO, pin_in_danger=True)]
+    for _ in range(1000):
+        with pytest.raises(PinRefused):
+            device.status()
+        clock(0.0625)
+    assert token.log.count("finalize") in range(12, 25)
 
 
 @pytest.mark.parametrize(

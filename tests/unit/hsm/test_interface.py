@@ -13,6 +13,7 @@ def test_names_on_the_token() -> None:
     ref = KeyRef(KEY_ID, 258)
     assert ref.cka_id == bytes.fromhex("0123456789abcdef0123456789abcdef00000102")
     assert ref.label == "01234567-89ab-cdef-0123-456789abcdef"
+    assert ref.aad == b"KSHW1" + ref.cka_id
 
 
 @pytest.mark.parametrize("version", [-1, 0, 1 << 32])

@@ -70,11 +70,16 @@ def test_a_bad_tag_by_its_own_name_is_believed_at_once() -> None:
 @pytest.mark.parametrize("known_answer", [bytes(32), pkcs11.GeneralError()])
 def test_a_token_that_fails_the_known_answer_test_is_not_a_bad_ciphertext(known_answer: bytes | Exception) -> None:
     with pytest.raises(CkrError, match="GeneralError"):
-        Key(Thing(pkcs11.GeneralError(), known_answer)).unwrap(GCM, bytes(60), b"")
+        Key(Thing(pkcs11.GeneralError(), pkcs11.GeneralError(), known_answer)).unwrap(GCM, bytes(60), b"")
+
+
+def test_a_fault_that_passes_is_no_bad_ciphertext() -> None:
+    assert Key(Thing(pkcs11.GeneralError(), DEK)).unwrap(GCM, bytes(60), b"") == DEK
+    assert Key(Thing(pkcs11.GeneralError(), DEK)).opens(GCM, bytes(60), b"")
 
 
 def test_a_token_that_goes_away_during_the_canary_search_is_no_answer() -> None:
     with pytest.raises(CkrError, match="DeviceRemoved"):
         Key(Thing(pkcs11.DeviceRemoved())).opens(GCM, bytes(60), b"")
-    assert not Key(Thing(pkcs11.GeneralError())).opens(GCM, bytes(60), b"")
+    assert not Key(Thing(pkcs11.GeneralError(), pkcs11.GeneralError())).opens(GCM, bytes(60), b"")
     assert Key(Thing(DEK)).opens(GCM, bytes(60), b"")

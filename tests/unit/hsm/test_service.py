@@ -15,6 +15,8 @@ from keyshred.hsm.service import HsmService
 
 REF = KeyRef(uuid4(), 1)
 GCM = Mechanism.AES_GCM
+BREAK, MISS = 998, 999
+"""Key versions whose wrap fails."""
 
 
 class Puppet:
@@ -26,10 +28,12 @@ class Puppet:
         self.held = threading.Event()
         self.go_on = threading.Event()
         self.closed = False
+        self.wanted: Callable[[], bool] = lambda: True
+        self.wanted_at_the_end: list[bool] = []
 
     def status(self) -> TokenStatus:
         self._note("status")
-        return TokenStatus("label", "serial", "manufacturer", "model", "1.0", GCM, software=False)
+        return TokenStatus("label", "serial", "manufacturer", "model", "1.0", GCM, software=False, data_objects=False)
 
     def find(self, key_id: UUID) -> tuple[KeyRef, ...]:
         self._note("find")
@@ -42,20 +46,21 @@ class Puppet:
         self._note("check_value")
         self.held.set()
         assert self.go_on.wait(10)
+        self.wanted_at_the_end.append(self.wanted())
         return bytes(16)
 
-    def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes, aad: bytes) -> bytes:
+    def wrap(self, ref: KeyRef, mechanism: Mechanism, dek: bytes) -> bytes:
         self._note("wrap")
-        if aad == b"break":
+        if ref.version == BREAK:
             raise RuntimeError(f"a library that quotes {dek!r}")
-        if aad == b"miss":
+        if ref.version == MISS:
             try:
                 raise RuntimeError(f"a library that quotes {dek!r}")
             except RuntimeError as failure:
                 raise KeyMissing("the token does not hold it") from failure
-        return dek + aad
+        return dek + ref.cka_id
 
-    def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bytes:
+    def unwrap(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bytes:
         self._note("unwrap")
         raise CannotOpen
 
@@ -63,9 +68,23 @@ class Puppet:
         self._note("destroy")
         return 1
 
-    def opens_under_any_key(self, mechanism: Mechanism, wrapped: bytes, aad: bytes) -> bool:
+    def opens_under_any_key(self, ref: KeyRef, mechanism: Mechanism, wrapped: bytes) -> bool:
         self._note("opens_under_any_key")
         return False
+
+    def claims(self, key_id: UUID) -> frozenset[str]:
+        self._note("claims")
+        return frozenset({"uid"})
+
+    def set_claim(self, key_id: UUID, cluster_uid: str, claimed: bool) -> None:
+        self._note("set_claim")
+
+    def head(self, key_id: UUID) -> bytes | None:
+        self._note("head")
+        return b"head"
+
+    def set_head(self, key_id: UUID, head: bytes) -> None:
+        self._note("set_head")
 
     def close(self) -> None:
         self.closed = True
@@ -114,8 +133,12 @@ async def test_everything_runs_in_one_thread_that_is_not_the_loops(start: Start,
         service.generate(REF),
         service.check_value(REF),
         service.destroy(REF.key_id),
-        service.opens_under_any_key(GCM, b"", b""),
-        *(service.wrap(REF, GCM, bytes(32), b"") for _ in range(50)),
+        service.opens_under_any_key(REF, GCM, b""),
+        service.claims(REF.key_id),
+        service.set_claim(REF.key_id, "uid", True),
+        service.head(REF.key_id),
+        service.set_head(REF.key_id, b"head"),
+        *(service.wrap(REF, GCM, bytes(32)) for _ in range(50)),
     )
     assert len(puppet.threads) == 1
     assert threading.get_ident() not in puppet.threads
@@ -123,10 +146,10 @@ async def test_everything_runs_in_one_thread_that_is_not_the_loops(start: Start,
 
 async def test_each_caller_gets_its_own_answer(start: Start) -> None:
     service = start()
-    answers = await asyncio.gather(*(service.wrap(REF, GCM, bytes(32), b"%d" % n) for n in range(200)))
-    assert answers == [bytes(32) + b"%d" % n for n in range(200)]
+    answers = await asyncio.gather(*(service.wrap(REF, GCM, b"%032d" % n) for n in range(200)))
+    assert answers == [b"%032d" % n + REF.cka_id for n in range(200)]
     with pytest.raises(CannotOpen):
-        await service.unwrap(REF, GCM, b"", b"")
+        await service.unwrap(REF, GCM, b"")
 
 
 async def test_a_full_queue_is_busy_at_once_and_free_again_afterwards(start: Start, puppet: Puppet) -> None:
@@ -166,6 +189,26 @@ async def test_a_token_that_hangs_fails_its_caller_then_all_others_at_once_until
     await _answering(service)
 
 
+async def test_the_device_knows_whether_its_caller_still_waits(start: Start, puppet: Puppet) -> None:
+    service = start(deadline=0.05)
+    held = await _hold(service, puppet)
+    with pytest.raises(HsmUnavailable, match="unknown"):
+        await held
+    puppet.go_on.set()
+    await _answering(service)
+
+    await service.check_value(REF)
+    assert puppet.wanted_at_the_end == [False, True]
+    assert not puppet.wanted()
+
+
+async def test_a_head_that_is_too_long_does_not_reach_the_token(start: Start, puppet: Puppet) -> None:
+    service = start()
+    with pytest.raises(ValueError, match="512"):
+        await service.set_head(REF.key_id, bytes(513))
+    assert not puppet.calls
+
+
 async def test_work_of_a_cancelled_caller_is_dropped(start: Start, puppet: Puppet) -> None:
     service = start()
     held = await _hold(service, puppet)
@@ -187,16 +230,16 @@ async def test_a_caller_that_is_cancelled_at_work_disturbs_nobody(start: Start, 
     with pytest.raises(asyncio.CancelledError):
         await held
     puppet.go_on.set()
-    assert await service.wrap(REF, GCM, bytes(32), b"") == bytes(32)
+    assert await service.wrap(REF, GCM, bytes(32)) == bytes(32) + REF.cka_id
 
 
-@pytest.mark.parametrize(("aad", "error"), [(b"break", TokenBroken), (b"miss", KeyMissing)])
+@pytest.mark.parametrize(("version", "error"), [(BREAK, TokenBroken), (MISS, KeyMissing)])
 async def test_no_error_carries_the_threads_frames_or_quotes_a_dek(
-    start: Start, aad: bytes, error: type[Exception], caplog: pytest.LogCaptureFixture
+    start: Start, version: int, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     service, dek = start(), b"a-DEK-that-nobody-is-to-see-here"
     with pytest.raises(error) as caught:
-        await service.wrap(REF, GCM, dek, aad)
+        await service.wrap(KeyRef(REF.key_id, version), GCM, dek)
 
     frames = set()
     link: BaseException | None = caught.value

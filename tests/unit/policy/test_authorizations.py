@@ -47,6 +47,17 @@ def test_sealing_namespaces(namespace: str, labels: dict[str, str], expected: Se
     assert policy(namespaces={namespace: labels}).sealing(namespace) is expected
 
 
+def test_preview_counts_for_nothing() -> None:
+    p = policy(root_key(), authorization(mode="Preview"))
+    assert p.selecting("ns", SEALING, NOW) == p.covering("ns", SECRET, NOW) == []
+    assert verdict(p) == verdict(p, POD, SECRET, None) == Verdict.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("spec", [{"mode": "Release"}, {"operations": ["Unseal"]}])
+def test_what_seals_nothing_new_still_unseals(spec: dict[str, Any]) -> None:
+    assert verdict(policy(root_key(), authorization(**spec))) == "ok"
+
+
 def test_a_namespace_that_is_not_known_seals_nothing() -> None:
     assert policy(namespaces={}).sealing("ns") is None
 
@@ -273,9 +284,17 @@ def test_a_destroyed_key_is_gone_whatever_the_root_key_says(key: list[dict[str, 
         may_unseal(p, "ns", SECRET, KEY_A, POD, NOW)
 
 
-@pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.PENDING_DESTRUCTION, None])
+@pytest.mark.parametrize("state", [KeyState.ACTIVE, None])
 def test_no_root_key_holds_it(state: KeyState | None) -> None:
     assert verdict(policy(authorization(), records={KEY_A: state} if state else {})) == Verdict.KEY_UNKNOWN
+
+
+@pytest.mark.parametrize("key", [[], [root_key()]], ids=["RootKey gone", "RootKey there"])
+def test_a_grace_period_unseals_nothing(key: list[dict[str, Any]]) -> None:
+    p = policy(*key, authorization(), records={KEY_A: KeyState.PENDING_DESTRUCTION})
+    with pytest.raises(KeyNotUsable, match="PendingDestruction"):
+        may_unseal(p, "ns", SECRET, KEY_A, POD, NOW)
+    assert verdict(p, UNBOUND) == Verdict.NOT_BOUND
 
 
 def test_a_key_that_was_made_anew_under_the_name() -> None:

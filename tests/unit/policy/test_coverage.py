@@ -1,5 +1,6 @@
-"""What KeyAuthorizations cover, and what their statuses say."""
+"""What KeyAuthorizations cover, and what is to be done about it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,13 +8,25 @@ from uuid import UUID
 
 import pytest
 
-from keyshred import names
-from keyshred.envelope.format import Born, Envelope, Mechanism
-from keyshred.names import Reason, Sealing
+from keyshred.envelope.format import Born
+from keyshred.names import Sealing
 from keyshred.policy.authorizations import Policy
-from keyshred.policy.conditions import Condition, Status
-from keyshred.policy.coverage import Survey, conditions, next_expiry, types_of_interest, wanted_label
-from keyshred.policy.resources import Authorization, RootKey, SecretMeta
+from keyshred.policy.coverage import (
+    IMMUTABLE,
+    Chore,
+    Named,
+    Place,
+    Refusal,
+    Refusals,
+    Report,
+    Survey,
+    Task,
+    next_expiry,
+    wanted_label,
+)
+from keyshred.policy.found import Found, Pod, Sealed
+from keyshred.policy.resources import Authorization, RootKey
+from keyshred.policy.selectors import Labels
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY_IDS = {"one": UUID(int=1), "two": UUID(int=2)}
@@ -40,8 +53,28 @@ def policy(*authorizations: Authorization, keys: tuple[RootKey, ...] | None = No
     )
 
 
-def envelope(key: str) -> Envelope:
-    return Envelope(KEY_IDS[key], 1, Mechanism.AES_GCM, bytes(60), bytes(16), "ns", "s", Born.SEALED, NOW)
+def found(key: str | None = None, *, kind: str = "Opaque", labels: Labels | None = None, keys: int = 1) -> Found:
+    sealed = Sealed(KEY_IDS[key], 1, Born.SEALED, NOW) if key else None
+    return Found(kind, labels or {}, keys, sealed, going=False, perhaps_immutable=False, version="7")
+
+
+def survey_of(
+    world: Policy,
+    secrets: Mapping[str, Found],
+    *,
+    refusals: Refusals | None = None,
+    pods: Mapping[str, Pod] | None = None,
+) -> Survey:
+    """A survey of the namespace `ns` and these Secrets."""
+    survey = Survey(world, NOW, refusals or {})
+    site = survey.enter("ns", world.namespaces["ns"], Place(secrets, pods or {}))
+    for name, secret in secrets.items():
+        site.secret(name, secret)
+    return survey
+
+
+def first_report(survey: Survey) -> Report:
+    return survey.report(survey.policy.authorizations[0])
 
 
 @pytest.mark.parametrize(
@@ -75,142 +108,146 @@ def test_next_expiry() -> None:
     assert next_expiry([authorization("b")], NOW) is None
 
 
-def test_types_of_interest() -> None:
-    given = authorization("a", secrets={"types": ["x"], "exclude": {"types": ["y"]}})
-    assert types_of_interest([given]) == {"kubernetes.io/tls", "x", "y"}
-
-
 def test_survey_counts_what_is_sealed_under_its_key() -> None:
-    survey = Survey(policy(authorization("a"), authorization("b", "two")), NOW)
-    survey.namespace("ns", {})
-    survey.secret("ns", SecretMeta("s", "(other)", {}), envelope("one"))
-    survey.secret("ns", SecretMeta("t", "kubernetes.io/tls", {}), None)
-    a, b = (survey.of(x) for x in survey.policy.authorizations)
+    world = policy(authorization("a"), authorization("b", "two"))
+    secrets = {"s": found("one"), "t": found(kind="kubernetes.io/tls"), "empty": found(keys=0)}
+    a, b = (survey_of(world, secrets).report(x) for x in world.authorizations)
     assert (a.namespaces, a.sealed, a.unsealed) == (1, 1, [])
-    assert (b.namespaces, b.sealed) == (1, 0)
+    assert (b.namespaces, b.sealed, b.foreign) == (1, 0, ["ns/s"])
 
 
 @pytest.mark.parametrize(
-    ("labels", "unsealed", "conflicts"),
+    ("labels", "unsealed", "conflicts", "sealed_by"),
     [
-        ({}, ("ns/s", "ns/s"), ("ns/s", "ns/s")),
-        ({"keyshred.dev/root-key": "one"}, ("ns/s", ""), ("", "")),
+        ({}, ("ns/s", "ns/s"), ("ns/s", "ns/s"), []),
+        ({"keyshred.dev/root-key": "one"}, ("ns/s", ""), ("", ""), ["one"]),
         # A label that names a third key decides nothing.
-        ({"keyshred.dev/root-key": "three"}, ("ns/s", "ns/s"), ("ns/s", "ns/s")),
+        ({"keyshred.dev/root-key": "three"}, ("ns/s", "ns/s"), ("ns/s", "ns/s"), []),
     ],
 )
 def test_the_label_decides_between_two_keys(
-    labels: dict[str, str], unsealed: tuple[str, str], conflicts: tuple[str, str]
+    labels: dict[str, str], unsealed: tuple[str, str], conflicts: tuple[str, str], sealed_by: list[str]
 ) -> None:
-    survey = Survey(policy(authorization("a"), authorization("b", "two")), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", labels), None)
-    reports = [survey.of(x) for x in survey.policy.authorizations]
+    survey = survey_of(policy(authorization("a"), authorization("b", "two")), {"s": found(labels=labels)})
+    reports = [survey.report(x) for x in survey.policy.authorizations]
     assert tuple("".join(r.unsealed) for r in reports) == unsealed
     assert tuple("".join(r.conflicts) for r in reports) == conflicts
+    assert [t.root_key for t in survey.tasks] == sealed_by
 
 
 def test_a_label_for_a_key_that_nobody_authorised_hides_nothing() -> None:
-    survey = Survey(policy(authorization("a")), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", {"keyshred.dev/root-key": "three"}), None)
-    assert survey.of(survey.policy.authorizations[0]).unsealed == ["ns/s"]
-
-
-def test_what_another_key_sealed_is_named() -> None:
-    survey = Survey(policy(authorization("a")), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", {}), envelope("one"))
-    survey.secret("ns", SecretMeta("t", "(other)", {}), envelope("two"))
-    given = survey.policy.authorizations[0]
-    report = survey.of(given)
-    assert (report.sealed, report.foreign) == (1, ["ns/t"])
-    ready, sealing = conditions(survey.policy, given, report, NOW)
-    assert (ready.status, ready.reason) == (Status.TRUE, Reason.AUTHORIZED)
-    assert "1 of them under another key than that of the RootKey one: ns/t" in ready.message
-    assert sealing.status is Status.FALSE
-
-
-@pytest.mark.parametrize(
-    ("label", "operations", "status"),
-    [
-        ("enabled", ["Seal", "Unseal"], Status.TRUE),
-        ("retained", ["Seal", "Unseal"], Status.FALSE),
-        (None, ["Seal", "Unseal"], Status.FALSE),
-        ("retained", ["Unseal"], Status.TRUE),
-        (None, ["Unseal"], Status.FALSE),
-    ],
-)
-def test_not_ready_before_the_namespace_carries_the_label(
-    label: str | None, operations: list[str], status: Status
-) -> None:
-    labels = {"keyshred.dev/sealing": label} if label else {}
-    world = replace(policy(authorization("a", operations=operations)), namespaces={"ns": labels})
-    survey = Survey(world, NOW)
-    survey.namespace("ns", labels)
-    given = world.authorizations[0]
-    ready = conditions(world, given, survey.of(given), NOW)[0]
-    assert ready.status is status
-    if status is Status.FALSE:
-        assert ready.reason == Reason.SEALING and "do not carry the label" in ready.message and "ns" in ready.message
-
-
-def test_names_of_namespaces_that_mean_nothing_are_told() -> None:
-    world = policy(authorization("a", namespaces={"names": ["ns", "missing", "keyshred"]}))
-    message = conditions(world, world.authorizations[0], Survey(world, NOW).of(world.authorizations[0]), NOW)[0].message
-    assert "do not exist: missing" in message and "nothing is ever sealed: keyshred" in message
-
-
-def test_an_authorization_that_only_unseals_claims_no_sealing() -> None:
-    survey = Survey(policy(authorization("a", operations=["Unseal"])), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", {}), None)
-    given = survey.policy.authorizations[0]
-    ready = conditions(survey.policy, given, survey.of(given), NOW)[0]
-    assert ready.status is Status.TRUE and "every Secret" not in ready.message
+    survey = survey_of(policy(authorization("a")), {"s": found(labels={"keyshred.dev/root-key": "three"})})
+    assert first_report(survey).unsealed == ["ns/s"]
 
 
 def test_two_authorizations_for_one_key_are_no_conflict() -> None:
-    survey = Survey(policy(authorization("a"), authorization("b")), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", {}), None)
-    assert not survey.of(survey.policy.authorizations[0]).conflicts
-
-
-def shown(given: Authorization, *others: Authorization, keys: tuple[RootKey, ...] | None = None) -> list[Condition]:
-    survey = Survey(policy(given, *others, keys=keys), NOW)
-    survey.secret("ns", SecretMeta("s", "(other)", {}), None if others else envelope("one"))
-    return conditions(survey.policy, given, survey.of(given), NOW)
+    survey = survey_of(policy(authorization("a"), authorization("b")), {"s": found()})
+    assert not first_report(survey).conflicts
+    assert survey.tasks == [Task(Chore.SEAL, "ns", "s", "7", "one")]
 
 
 @pytest.mark.parametrize(
-    ("given", "others", "keys", "status", "reason"),
+    ("world", "task"),
     [
-        (authorization("a"), (), None, Status.TRUE, Reason.AUTHORIZED),
-        (authorization("a"), (), (), Status.FALSE, Reason.ROOT_KEY_NOT_FOUND),
-        (replace(authorization("a"), key_id=UUID(int=9)), (), None, Status.FALSE, Reason.ROOT_KEY_NOT_FOUND),
-        (authorization("a"), (), (root_key("one", "PreActivation"),), Status.FALSE, Reason.ROOT_KEY_NOT_ACTIVE),
-        (authorization("a", expirationTime="2026-01-01T00:00:00Z"), (), None, Status.FALSE, Reason.EXPIRED),
-        (authorization("a"), (authorization("b", "two"),), None, Status.FALSE, Reason.CONFLICT),
-        (authorization("a"), (authorization("b"),), None, Status.FALSE, Reason.SEALING),
+        (policy(authorization("a")), True),
+        (policy(authorization("a"), keys=(root_key("one", "PreActivation"),)), False),
+        (policy(authorization("a"), keys=()), False),
+        (replace(policy(authorization("a")), held={"ns": frozenset({"s"})}), False),
+        (replace(policy(authorization("a")), held={"ns": frozenset({"*"})}), False),
+        (replace(policy(authorization("a")), namespaces={"ns": {"keyshred.dev/sealing": "retained"}}), False),
+        (policy(authorization("a", operations=["Unseal"])), False),
+        (policy(authorization("a", mode="Release")), False),
+        (policy(authorization("a", secrets={"exclude": {"names": ["s"]}})), False),
     ],
 )
-def test_ready(
-    given: Authorization,
-    others: tuple[Authorization, ...],
-    keys: tuple[RootKey, ...] | None,
-    status: Status,
-    reason: Reason,
-) -> None:
-    ready = shown(given, *others, keys=keys)[0]
-    assert (ready.type, ready.status, ready.reason) == (names.Condition.READY, status, reason)
+def test_what_is_sealed_by_the_sweep(world: Policy, task: bool) -> None:
+    assert survey_of(world, {"s": found()}).tasks == ([Task(Chore.SEAL, "ns", "s", "7", "one")] if task else [])
 
 
-def test_a_conflict_names_the_other_one() -> None:
-    assert shown(authorization("a"), authorization("b", "two"))[0].message.startswith("b means the same Secrets")
+def test_held_secrets_name_who_reads_them() -> None:
+    world = replace(policy(authorization("a")), held={"ns": frozenset({"s"})})
+    pods = {f"p{n}": Pod(frozenset({"s"}), "Deployment web") for n in range(2)}
+    others = {f"q{n}": Pod(frozenset({"s"}), f"Job j{n}") for n in range(3)}
+    report = first_report(survey_of(world, {"s": found(), "t": found()}, pods=pods | others))
+    assert report.unsealed == ["ns/t"]
+    assert [(h.namespace, h.name) for h in report.held] == [("ns", "s")]
+    assert "Deployment web (2 pods), Job j0 (1 pod), Job j1 (1 pod) and 1 more: restart" in report.held[0].reason
 
 
-def test_sealing_names_a_few() -> None:
+def test_while_a_namespace_settles_all_wait_and_none_is_listed() -> None:
+    world = replace(policy(authorization("a")), held={"ns": frozenset({"*"})})
+    report = first_report(survey_of(world, {"s": found(), "t": found("one")}))
+    assert (report.settling, report.waiting, report.held, report.sealed) == (["ns"], 1, [], 1)
+    assert not report.complete
+
+
+def test_too_many_names_to_hold_are_told_apart_from_settling() -> None:
+    world = replace(policy(authorization("a")), held={"ns": frozenset({"*"})})
+    pod = Pod(frozenset(f"s{n}" for n in range(2001)), "Pod p")
+    report = first_report(survey_of(world, {}, pods={"p": pod}))
+    assert (report.settling, report.crowded) == ([], ["ns"])
+
+
+def test_what_is_being_deleted_is_left_alone() -> None:
+    survey = survey_of(policy(authorization("a")), {"s": found()._replace(going=True)})
+    assert survey.tasks == [] and "being deleted" in first_report(survey).unsealable[0].reason
+
+
+@pytest.mark.parametrize("version", ["7", "6"])
+def test_what_was_refused_is_not_tried_again_until_it_changes(version: str) -> None:
+    refusals = {("ns", "s"): Refusal(version, "too large")}
+    survey = survey_of(policy(authorization("a")), {"s": found()}, refusals=refusals)
+    assert (first_report(survey).unsealable == [Named("ns", "s", "too large")]) is (version == "7")
+    assert bool(survey.tasks) is (version == "6")
+
+
+@pytest.mark.parametrize(
+    ("others", "sealed", "kept"),
+    [([], 1, []), ([authorization("b")], 0, ["ns/s"]), ([authorization("b", "two")], 0, ["ns/s"])],
+)
+def test_release_leaves_what_others_seal(others: list[Authorization], sealed: int, kept: list[str]) -> None:
+    survey = survey_of(policy(authorization("a", mode="Release"), *others), {"s": found("one"), "t": found()})
+    report = first_report(survey)
+    assert (report.sealed, report.kept) == (sealed, kept)
+    assert [t.chore for t in survey.tasks if t.name == "s"] == ([] if kept else [Chore.RELEASE])
+
+
+def test_release_under_another_key_is_none() -> None:
+    survey = survey_of(policy(authorization("a", mode="Release")), {"s": found("two")})
+    assert survey.tasks == [] and first_report(survey).foreign == ["ns/s"]
+
+
+def test_nothing_is_released_under_a_key_that_may_not_unseal() -> None:
+    world = policy(authorization("a", mode="Release"), keys=(root_key("one", "PreActivation"),))
+    assert survey_of(world, {"s": found("one")}).tasks == []
+
+
+def test_preview_tells_what_would_be() -> None:
+    world = replace(policy(authorization("a", mode="Preview")), namespaces={"ns": {}})
+    secrets = {
+        "plain": found(),
+        "read": found(),
+        "wide": found(keys=4097),
+        "sealed": found("one"),
+        "fixed": found()._replace(perhaps_immutable=True),
+        "known": found()._replace(perhaps_immutable=True),
+        "mutable": found()._replace(perhaps_immutable=True),
+    }
+    refusals = {("ns", "known"): Refusal("7", IMMUTABLE), ("ns", "mutable"): Refusal("7", "")}
+    survey = survey_of(world, secrets, refusals=refusals, pods={"p": Pod(frozenset({"read"}), "Pod p")})
+    report = first_report(survey)
+    assert (report.namespaces, report.sealed) == (1, 1)
+    assert report.unsealed == ["ns/plain", "ns/fixed", "ns/mutable"]
+    assert [h.name for h in report.held] == ["read"] and [u.name for u in report.unsealable] == ["wide", "known"]
+    assert survey.tasks == [Task(Chore.PROBE, "ns", "fixed", "7", "one")]
+
+
+@pytest.mark.parametrize("mode", ["Preview", "Release"])
+def test_only_mode_enforce_wants_a_label(mode: str) -> None:
+    assert wanted_label(policy(authorization("a", mode=mode)), "ns", {}, NOW) is None
+
+
+def test_secrets_that_are_not_listed_yet_are_unknown() -> None:
     survey = Survey(policy(authorization("a")), NOW)
-    for n in range(7):
-        survey.secret("ns", SecretMeta(f"s{n}", "(other)", {}), None)
-    given = survey.policy.authorizations[0]
-    sealing = conditions(survey.policy, given, survey.of(given), NOW)[1]
-    assert sealing.status is Status.TRUE
-    assert "7 (ns/s0, ns/s1, ns/s2, ns/s3, ns/s4 and 2 more)" in sealing.message
-    assert "`kubectl patch secret NAME -n NAMESPACE -p '{}'`" in sealing.message
+    survey.enter("ns", {}, Place(None, None))
+    assert first_report(survey).unknown == ["ns"]

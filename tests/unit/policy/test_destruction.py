@@ -17,7 +17,7 @@ from keyshred.policy.merge import merged
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY_ID = UUID("7f1d1c52-9a7c-4a4f-9d55-0a6a2b1f7d11")
-TOKEN = TokenStatus("t", "serial-1", "m", "mo", "f", Mechanism.AES_GCM, True)
+TOKEN = TokenStatus("t", "serial-1", "m", "mo", "f", Mechanism.AES_GCM, True, True)
 VERSION = {"version": 1, "mechanism": "AES_GCM", "checkValue": "ab" * 16, "canary": "x", "createdAt": "t"}
 STEPS = [Action.DESTRUCTION_STARTED, Action.CONTROL_PASSED, Action.OBJECTS_DESTROYED]
 
@@ -38,6 +38,12 @@ def status(state: str, *actions: Action, **more: Any) -> dict[str, Any]:
         ("PendingDestruction", STEPS, Step.VERIFY),
         # Another admitted delete in between changes nothing.
         ("PendingDestruction", [*STEPS[:2], Action.DELETE_ADMITTED], Step.DESTROY),
+        ("PendingDestruction", [Action.DESTRUCTION_SCHEDULED], Step.WAIT),
+        ("PendingDestruction", [Action.DESTRUCTION_SCHEDULED, Action.DELETE_ADMITTED], Step.WAIT),
+        ("PendingDestruction", [Action.DESTRUCTION_SCHEDULED, *STEPS[:1]], Step.CONTROL),
+        ("Active", [Action.DESTRUCTION_SCHEDULED, Action.RESTORED, Action.ACTIVATED], Step.START),
+        # Restored once, deleted again.
+        ("PendingDestruction", [*STEPS[:2], Action.RESTORED, Action.DESTRUCTION_SCHEDULED], Step.WAIT),
         # Only what came since the last start counts.
         ("PendingDestruction", [*STEPS, Action.DESTRUCTION_STARTED], Step.CONTROL),
         ("Destroyed", [*STEPS, Action.DESTROYED], Step.REPEAT_SEARCH),
@@ -46,32 +52,36 @@ def status(state: str, *actions: Action, **more: Any) -> dict[str, Any]:
 )
 def test_next_step(state: str, actions: list[Action], step: Step) -> None:
     assert next_step(status(state, *actions)) is step
+    assert destruction.has_begun(status(state, *actions)) is (step not in (Step.START, Step.WAIT))
 
 
 def test_only_the_recorded_token_will_do() -> None:
     record = status("PendingDestruction", token={"serial": "serial-2"}, versions=[VERSION])
     with pytest.raises(TokenMismatch, match="serial-2"):
-        destruction.check_found(record, TOKEN, [KeyRef(KEY_ID, 1)])
+        destruction.check_token(record, TOKEN)
 
 
 def test_versions_that_the_ledger_does_not_know_stop_it() -> None:
     record = status("PendingDestruction", versions=[VERSION])
-    destruction.check_found(record, TOKEN, [KeyRef(KEY_ID, 1)])
+    destruction.check_found(record, [KeyRef(KEY_ID, 1)])
     with pytest.raises(KeyAmbiguous, match="versions 2"):
-        destruction.check_found(record, TOKEN, [KeyRef(KEY_ID, 1), KeyRef(KEY_ID, 2)])
+        destruction.check_found(record, [KeyRef(KEY_ID, 1), KeyRef(KEY_ID, 2)])
 
 
 @pytest.mark.parametrize(("actions", "ours"), [([Action.GENERATE_STARTED], True), ([Action.CREATED], False)])
 def test_a_key_half_made_is_ours_only_where_we_meant_to_make_it(actions: list[Action], ours: bool) -> None:
     record = status("PendingDestruction", *actions)
     if ours:
-        destruction.check_found(record, TOKEN, [KeyRef(KEY_ID, 1)])
+        destruction.check_found(record, [KeyRef(KEY_ID, 1)])
     else:
         with pytest.raises(KeyAmbiguous):
-            destruction.check_found(record, TOKEN, [KeyRef(KEY_ID, 1)])
+            destruction.check_found(record, [KeyRef(KEY_ID, 1)])
 
 
-ROOT_KEY: dict[str, Any] = {"metadata": {"name": "tenant"}, "spec": {"origin": "Generated"}}
+ROOT_KEY: dict[str, Any] = {
+    "metadata": {"name": "tenant", "uid": "uid-1", "deletionTimestamp": "2026-03-01T12:00:00Z"},
+    "spec": {"origin": "Generated"},
+}
 ADMITTED = {"by": "key-admin", "time": "2026-03-01T11:59:59.000000Z"}
 
 
@@ -79,10 +89,26 @@ def record(**more: Any) -> dict[str, Any]:
     return {"spec": {"keyID": str(KEY_ID)}, "status": status("Active", versions=[VERSION]) | more}
 
 
+def wish(grace_period: timedelta = timedelta()) -> dict[str, Any]:
+    return destruction.request(ROOT_KEY, ADMITTED, grace_period)
+
+
 def started(dependents: Dependents | None = None, retention: str = "") -> dict[str, Any]:
-    return destruction.started(
-        ROOT_KEY, record(), ADMITTED, cluster_uid="c", dependents=dependents, hsm_backup_retention=retention
-    )
+    return destruction.started(record(), wish(), cluster_uid="c", dependents=dependents, hsm_backup_retention=retention)
+
+
+def test_with_a_grace_period_the_wish_outlives_its_root_key() -> None:
+    assert "dueAt" not in wish()
+    waiting = merged(record()["status"], destruction.scheduled(wish(timedelta(hours=72))))
+    assert (waiting["state"], waiting["destruction"]["requestedBy"]) == ("PendingDestruction", "key-admin")
+    # From the deletion on, and not from when the controller came to it.
+    assert destruction.due_at(waiting) == datetime(2026, 3, 4, 12, tzinfo=UTC)
+    assert "2026-03-04T12:00:00" in waiting["message"] and "Adopted" in waiting["message"]
+
+
+def test_a_key_that_went_between_control_and_destruction_was_not_destroyed_by_us() -> None:
+    changes, _ = destruction.objects_destroyed(0, resumed=False)
+    assert changes["evidence"] == {"objectsDestroyed": 0, "outcome": "absenceObserved"}
 
 
 def test_the_request_is_recorded_before_anything_is_done() -> None:
@@ -118,7 +144,7 @@ def test_what_is_not_known_is_not_said() -> None:
 @pytest.mark.parametrize("software", [True, False])
 @pytest.mark.parametrize("present", [True, False])
 def test_the_record_claims_what_was_seen(software: bool, present: bool) -> None:
-    token = TokenStatus("t", "serial-1", "m", "mo", "f", Mechanism.AES_GCM, software)
+    token = TokenStatus("t", "serial-1", "m", "mo", "f", Mechanism.AES_GCM, software, True)
     found = [KeyRef(KEY_ID, 1)] if present else []
     before = merged(record()["status"], started())
     before = merged(before, destruction.control_passed(token, found, present, NOW))

@@ -105,16 +105,11 @@ def test_a_full_ledger_still_takes_the_end_of_the_key() -> None:
     assert len(append(status, action=Action.DESTROYED, by="tester", now=NOW)) == MAX_ENTRIES - 19
 
 
-def deletes(*entries: tuple[str, datetime]) -> dict[str, Any]:
-    return {
-        "transitions": [
-            {"action": "DeleteAdmitted", "rootKeyUID": uid, "time": stamp(time), "by": str(n)}
-            for n, (uid, time) in enumerate(entries)
-        ]
-    }
-
-
 DELETED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def admitted(time: datetime, uid: str = "uid") -> dict[str, Any]:
+    return {"deleteAdmitted": {"rootKeyUID": uid, "time": stamp(time), "by": "key-admin"}}
 
 
 @pytest.mark.parametrize(
@@ -131,48 +126,33 @@ DELETED = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
     ],
 )
 def test_only_a_delete_admitted_just_before_counts(seconds: float, counts: bool) -> None:
-    status = deletes(("uid", DELETED + timedelta(seconds=seconds)))
-    assert (admitted_delete(status, "uid", DELETED) is not None) is counts
+    found = admitted_delete(admitted(DELETED + timedelta(seconds=seconds)), "uid", DELETED)
+    assert (found is not None and found["by"] == "key-admin") is counts
 
 
 def test_a_delete_of_another_object_does_not_count() -> None:
-    assert admitted_delete(deletes(("other", DELETED)), "uid", DELETED) is None
+    assert admitted_delete(admitted(DELETED, "other"), "uid", DELETED) is None
 
 
-def test_other_transitions_do_not_count() -> None:
-    status = deletes(("uid", DELETED))
-    status["transitions"][0]["action"] = "Suspended"
-    assert admitted_delete(status, "uid", DELETED) is None
-
-
-def test_the_newest_that_counts_is_taken() -> None:
-    early, late, after = DELETED - timedelta(seconds=9), DELETED - timedelta(seconds=1), DELETED + timedelta(hours=1)
-    found = admitted_delete(deletes(("uid", early), ("uid", late), ("uid", after)), "uid", DELETED)
-    assert found is not None
-    assert found["by"] == "1"
+def test_an_entry_in_the_ledger_alone_admits_nothing() -> None:
+    assert admitted_delete(ledger(Action.DELETE_ADMITTED), "uid", DELETED) is None
 
 
 @pytest.mark.parametrize(
-    ("fields", "repeats"),
+    ("actions", "uid", "repeats"),
     [
-        ({}, True),
-        ({"by": "another"}, False),
-        ({"root_key_uid": "other"}, False),
-        ({"now": DELETED + timedelta(seconds=19.9)}, True),
-        # The old one still counts for a deletion that comes now, but soon would not.
-        ({"now": DELETED + timedelta(seconds=20)}, False),
+        ([], "uid", False),
+        ([Action.CREATED, Action.DELETE_ADMITTED], "uid", True),
+        ([Action.CREATED, Action.DELETE_ADMITTED], "other", False),
+        # Something else happened since: the next attempt is news again.
+        ([Action.DELETE_ADMITTED, Action.SUSPENDED], "uid", False),
     ],
 )
-def test_a_delete_tried_again_is_not_written_again(fields: dict[str, Any], repeats: bool) -> None:
-    status = deletes(("uid", DELETED))
-    asked: dict[str, Any] = {"by": "0", "root_key_uid": "uid", "now": DELETED} | fields
-    assert repeats_delete(status, **asked) is repeats
-
-
-def test_only_the_newest_entry_can_be_repeated() -> None:
-    assert not repeats_delete({}, by="0", root_key_uid="uid", now=DELETED)
-    status = deletes(("uid", DELETED), ("other", DELETED))
-    assert not repeats_delete(status, by="0", root_key_uid="uid", now=DELETED)
+def test_attempts_that_follow_each_other_are_one_entry(actions: list[Action], uid: str, repeats: bool) -> None:
+    status: dict[str, Any] = {}
+    for action in actions:
+        status = {"transitions": append(status, action=action, by="tester", now=NOW, root_key_uid="uid")}
+    assert repeats_delete(status, uid) is repeats
 
 
 def test_texts_are_cut_by_bytes_and_between_characters() -> None:

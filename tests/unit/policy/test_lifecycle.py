@@ -2,20 +2,24 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from keyshred.envelope.format import Born, Envelope, Mechanism
+from keyshred.envelope.format import Born
 from keyshred.names import KeyState, Reason
 from keyshred.policy.conditions import Status
+from keyshred.policy.found import Sealed
 from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import (
     SOFTWARE_CLAUSE,
+    UNGUARDED_CLAUSE,
     Dependents,
     Material,
     Tally,
     conditions,
     intended_state,
+    is_lost,
     next_moment,
     status,
     transition,
@@ -94,6 +98,28 @@ def test_a_software_token_is_named() -> None:
         assert ready.message.endswith(SOFTWARE_CLAUSE) is software
 
 
+def test_a_token_that_guards_nothing_is_named() -> None:
+    for guarded in (True, False):
+        material = Material(Status.TRUE, Reason.KEY_PRESENT, "m", guarded=guarded)
+        assert conditions(KeyState.ACTIVE, material)[0].message.endswith(UNGUARDED_CLAUSE) is not guarded
+
+
+@pytest.mark.parametrize(
+    ("shown", "record", "lost"),
+    [
+        ((), None, False),
+        ((), {}, False),
+        ((VERSION,), None, True),
+        # Begun anew, by the admission of a delete.
+        ((VERSION,), {"state": "PreActivation"}, True),
+        ((VERSION,), MADE, False),
+    ],
+)
+def test_a_key_that_had_a_record_is_missed(shown: tuple[Any, ...], record: dict[str, Any] | None, lost: bool) -> None:
+    obj = {"metadata": {"name": "k"}, "spec": {"keyID": KEY_ID}, "status": {"versions": list(shown)}}
+    assert is_lost(RootKey.parse(obj), record) is lost
+
+
 def obj(**old: Any) -> dict[str, Any]:
     return {"metadata": {"name": "k"}, "status": old}
 
@@ -145,9 +171,5 @@ def test_tally() -> None:
         ("a", 2, Born.ADOPTED, NOW + HOUR),
         ("b", 1, Born.ADOPTED, NOW),
     ):
-        context = (namespace, "name")
-        tally.add(
-            namespace,
-            Envelope(key().key_id, version, Mechanism.AES_GCM, bytes(60), bytes(16), *context, born, at),  # type: ignore[arg-type]
-        )
+        tally.add(namespace, Sealed(UUID(KEY_ID), version, born, at))
     assert tally.result(NOW) == Dependents(3, 2, {1: 2, 2: 1}, 2, NOW, NOW)

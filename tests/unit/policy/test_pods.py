@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from keyshred.policy.pods import living, referred_secrets
+from keyshred.policy.pods import living, referred_secrets, workload
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -68,3 +68,21 @@ def test_what_refers_to_no_secret(spec: dict[str, Any]) -> None:
 )
 def test_living(phase: str | None, uid: str, expected: bool) -> None:
     assert living(pod() | {"status": {"phase": phase}}, uid) is expected
+
+
+OWNER = {"kind": "ReplicaSet", "name": "web-5d4f", "controller": True}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "restart"),
+    [
+        ({}, "Pod p"),
+        ({"ownerReferences": [OWNER], "labels": {"pod-template-hash": "5d4f"}}, "Deployment web"),
+        ({"ownerReferences": [OWNER]}, "ReplicaSet web-5d4f"),
+        ({"ownerReferences": [OWNER], "labels": {"pod-template-hash": "4f"}}, "ReplicaSet web-5d4f"),
+        ({"ownerReferences": [OWNER | {"controller": False}]}, "Pod p"),
+        ({"ownerReferences": [OWNER | {"kind": "StatefulSet", "name": "db"}]}, "StatefulSet db"),
+    ],
+)
+def test_what_to_restart(metadata: dict[str, Any], restart: str) -> None:
+    assert workload({"metadata": {"name": "p"} | metadata}) == restart

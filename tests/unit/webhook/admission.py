@@ -13,7 +13,7 @@ from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.review import Answer, Review
 from keyshred.webhook.secrets import SecretAdmission
-from tests.unit.fakes import KEY_A, KEY_B, FakeToken, FixedSnapshot, authorization, policy, root_key
+from tests.unit.fakes import KEY_A, KEY_B, FakeToken, FixedSnapshot, Uncounted, authorization, policy, root_key
 
 Json = dict[str, Any]
 
@@ -26,7 +26,9 @@ class Cluster:
         self.snapshot = FixedSnapshot(policy(*(objects or (root_key(), authorization())), **more))
         self.clock = 0.0
         limit = CompareLimit(10, lambda: self.clock)
-        self.admission = SecretAdmission(self.snapshot.snapshot, Keys(self.token.service), limit)
+        self.uncounted = Uncounted()
+        self.keys = Keys(self.token.service, self.uncounted.wraps)
+        self.admission = SecretAdmission(self.snapshot.snapshot, self.keys, limit)
         self.warnings: tuple[str, ...] = ()
 
     def set(self, *objects: Json, **more: Any) -> None:
@@ -57,7 +59,7 @@ class Cluster:
         envelope = parse(stored["metadata"]["annotations"][ANNOTATION_ENVELOPE])
         assert (envelope.namespace, envelope.name) == ("ns", stored["metadata"]["name"])
         root_key = self.admission.snapshot.current().root_key(envelope.key_id)
-        keys = await Keys(self.token.service).unlock(envelope, root_key)
+        keys = await self.keys.unlock(envelope, root_key)
         return {k: keys.open(k, v) for k, v in decode_data(stored).items()}
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from keyshred.errors import Malformed, PolicyNotFresh, Refused
+from keyshred.errors import KeyProtected, Malformed, PolicyNotFresh, Refused
 from keyshred.kube.client import own_path
 from keyshred.kube.records import Records
 from keyshred.names import FINALIZER, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.times import rfc3339, utc_now
 from keyshred.webhook.guard import GARBAGE_COLLECTOR, Guard
 from keyshred.webhook.review import ALLOW, Review
 from tests.unit.fakes import KEY_A, KEY_B, FakeKube, FixedSnapshot, authorization, policy, root_key
@@ -74,6 +75,28 @@ async def test_one_root_key_per_key_id() -> None:
         await guard(root_key()).stamp_root_key(review("CREATE", root_key("rk2", origin="Adopted")))
 
 
+def begun(*actions: str) -> Json:
+    """Status of a KeyRecord in mid-destruction."""
+    return {"state": "PendingDestruction", "transitions": [{"action": a} for a in actions]}
+
+
+async def test_a_key_whose_destruction_has_begun_is_not_restored() -> None:
+    kube = FakeKube(RECORDS, ROOT_KEY_URL)
+    kube.put(RECORDS, str(KEY_A), status=begun("DestructionScheduled"))
+    adopted = review("CREATE", root_key(origin="Adopted"))
+    await guard(kube=kube).stamp_root_key(adopted)
+    kube.put(RECORDS, str(KEY_A), status=begun("DestructionScheduled", "DestructionStarted"))
+    with pytest.raises(Refused, match="cannot be restored any more"):
+        await guard(kube=kube).stamp_root_key(adopted)
+
+
+async def test_a_destruction_that_the_watch_has_not_seen_yet_counts() -> None:
+    kube = FakeKube(RECORDS, ROOT_KEY_URL)
+    kube.put(RECORDS, str(KEY_A), status={"state": "Destroyed"})
+    with pytest.raises(Refused, match="is destroyed"):
+        await guard(kube=kube).stamp_root_key(review("CREATE", root_key(origin="Adopted")))
+
+
 async def test_a_destroyed_key_id_is_never_used_again() -> None:
     with pytest.raises(Refused, match="is destroyed"):
         await guard(records={KEY_A: KeyState.DESTROYED}).stamp_root_key(review("CREATE", root_key(origin="Adopted")))
@@ -101,6 +124,34 @@ async def test_no_object(obj: Json | None) -> None:
         await guard().stamp_root_key(review("CREATE", obj))
     with pytest.raises(Malformed):
         await guard().stamp_authorization(review("CREATE", obj))
+
+
+def guarded(**destruction: Any) -> Json:
+    return root_key(destruction=destruction)
+
+
+async def test_guards_are_weakened_only_by_what_they_ask_for() -> None:
+    protected, free = guarded(protected=True), guarded(protected=False)
+    for old, error in ((protected, PolicyNotFresh), (_counted(protected, 2), KeyProtected)):
+        with pytest.raises(error, match="RootKey rk is protected"):
+            await guard().stamp_root_key(review("UPDATE", free, old))
+    assert FINALIZER in str((await guard().stamp_root_key(review("UPDATE", free, _counted(protected, 0)))).patch)
+    with pytest.raises(PolicyNotFresh, match="has not taken note"):
+        await guard().stamp_root_key(review("UPDATE", guarded(), guarded(gracePeriod="72h")))
+    kube = FakeKube(RECORDS, ROOT_KEY_URL)
+    kube.put(RECORDS, str(KEY_A), status={"guards": {"gracePeriod": "72h", "protected": False}})
+    await guard(kube=kube).stamp_root_key(review("UPDATE", guarded(), guarded(gracePeriod="72h")))
+
+
+def _counted(obj: Json, secrets: int) -> Json:
+    counted = {"secrets": secrets, "namespaces": 1, "observedAt": rfc3339(utc_now())}
+    return obj | {"status": obj["status"] | {"dependents": counted}}
+
+
+@pytest.mark.parametrize("value", [5, {"a": 1}, "soon"])
+async def test_a_grace_period_that_is_none(value: Any) -> None:
+    with pytest.raises(Malformed):
+        await guard().stamp_root_key(review("UPDATE", guarded(gracePeriod=value), guarded()))
 
 
 # --- KeyAuthorizations
@@ -152,6 +203,29 @@ async def test_an_admitted_delete_is_recorded_once_and_warned_of() -> None:
         ("Created", "key-admin", ""),
         ("DeleteAdmitted", "key-admin", "uid-rk"),
     ]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_protected_key_is_not_deleted_while_secrets_depend_on_it(recorded: bool) -> None:
+    """Nor one whose RootKey no longer says so, as long as the KeyRecord does."""
+    obj = guarded() if recorded else guarded(protected=True)
+    kube = with_root_key(_counted(obj, 1))
+    if recorded:
+        kube.put(RECORDS, str(KEY_A), status={"guards": {"gracePeriod": "0s", "protected": True}})
+    for dry_run in (True, False):
+        with pytest.raises(KeyProtected, match="1 sealed Secrets depend on it"):
+            await guard(kube=kube).admit_delete(review("DELETE", None, _counted(obj, 1), dry_run=dry_run))
+    with pytest.raises(PolicyNotFresh, match="not counted yet"):
+        await guard(kube=kube).admit_delete(review("DELETE", None, obj))
+    assert kube.created == []
+    answer = await guard(kube=kube).admit_delete(review("DELETE", None, _counted(obj, 0), dry_run=True))
+    assert answer.warnings
+
+
+async def test_a_grace_period_is_told() -> None:
+    obj = guarded(gracePeriod="72h")
+    answer = await guard(kube=with_root_key(obj)).admit_delete(review("DELETE", None, obj))
+    assert "after the grace period of 3 days, 0:00:00 for ever" in answer.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from keyshred.errors import KubeUnavailable, NotFound, PolicyNotFresh
 from keyshred.kube.client import own_path, path
-from keyshred.names import KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.names import ANNOTATION_HELD, KEY_AUTHORIZATIONS, KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.webhook.snapshot import Snapshot
 from tests.unit.fakes import KEY_A, NOW, SEALING, FakeKube, Json, authorization, root_key, settle
 
@@ -244,3 +244,34 @@ async def test_traffic_keeps_it_confirmed(kube: FakeKube) -> None:
             while len(kube.calls) < wanted:
                 await asyncio.sleep(0.001)
         assert snapshot.age < 5
+
+
+# --- namespaces
+
+
+async def test_what_is_held(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        for text, names in (("a,b", "ab"), ("*", "abz"), ("", ""), (None, "")):
+            annotations = {} if text is None else {ANNOTATION_HELD: text}
+            kube.put(NAMESPACES, "ns", metadata={"labels": SEALING, "annotations": annotations})
+            await settle()
+            policy = await snapshot.policy()
+            assert "".join(n for n in "abz" if policy.holds("ns", n)) == names
+            assert not policy.holds("other", "a")
+
+
+async def test_a_namespace_that_the_watch_did_not_bring_yet_is_read(kube: FakeKube) -> None:
+    async with running(kube) as snapshot:
+        meta = {"labels": SEALING, "annotations": {ANNOTATION_HELD: "a"}}
+        kube.put(NAMESPACES, "new", notify=False, metadata=meta)
+        assert (await snapshot.policy()).sealing("new") is None
+        policy = await snapshot.policy("new")
+        assert policy.sealing("new") is not None and policy.holds("new", "a")
+        kube.calls.clear()
+        await snapshot.policy("new")
+        await snapshot.policy("keyshred")
+        assert kube.calls == [], "read once, and never ours"
+        assert (await snapshot.policy("missing")).sealing("missing") is None
+        kube.errors[f"{NAMESPACES}/missing"] = KubeUnavailable("away")
+        with pytest.raises(KubeUnavailable):
+            await snapshot.policy("missing")

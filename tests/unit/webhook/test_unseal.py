@@ -1,5 +1,6 @@
 """The server's routes, and the unseal call from the request to its audit line."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -13,19 +14,34 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from keyshred.config import WebhookSettings, read
 from keyshred.envelope.format import Born, serialise
-from keyshred.errors import HsmUnavailable, KubeUnavailable, Refused, TokenBroken
-from keyshred.kube.client import path
+from keyshred.errors import HsmUnavailable, KeyMissing, KubeUnavailable, Refused, TokenBroken
+from keyshred.kube.client import own_path, path
 from keyshred.kube.records import Records
 from keyshred.names import ANNOTATION_ENVELOPE, KeyState
+from keyshred.policy.authorizations import Policy
 from keyshred.policy.resources import RootKey
+from keyshred.webhook.board import Board
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.keys import Keys
+from keyshred.webhook.namespaces import NamespaceAdmission
+from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
 from keyshred.webhook.tokens import Tokens
 from keyshred.webhook.unseal import Unsealing
-from tests.unit.fakes import KEY_A, NOW, FakeKube, FakeToken, FixedSnapshot, authorization, policy, root_key
+from tests.unit.fakes import (
+    KEY_A,
+    NOW,
+    FakeKube,
+    FakeToken,
+    FixedSnapshot,
+    Uncounted,
+    authorization,
+    policy,
+    root_key,
+    settle,
+)
 
 Json = dict[str, Any]
 PODS, SECRETS = path("pods", namespace="ns"), path("secrets", namespace="ns")
@@ -44,8 +60,13 @@ class Server:
         self.kube = FakeKube(PODS, SECRETS)
         self.token = FakeToken(KEY_A)
         self.snapshot = FixedSnapshot(policy(root_key(), authorization()))
+        self.readiness = Readiness(Board(1), 0, self._trial, patience=10)
         self.caller("ns", "app", "p", "uid-p")
         self.kube.put(PODS, "p", metadata={"uid": "uid-p"}, **POD)
+
+    async def _trial(self) -> None:
+        self.snapshot.current()
+        await self.token.ready()
 
     def caller(self, namespace: str, name: str, pod: str = "", uid: str = "") -> None:
         """Whose token it is."""
@@ -56,7 +77,7 @@ class Server:
     async def seal(self, values: Mapping[str, bytes]) -> Json:
         """Stores a sealed Secret, ns/s."""
         key = RootKey.parse(root_key())
-        keys, envelope = await Keys(self.token.service).new(key, KEY_A, "ns", "s", Born.SEALED, NOW)
+        keys, envelope = await Keys(self.token.service, Uncounted().wraps).new(key, KEY_A, "ns", "s", Born.SEALED, NOW)
         data = {k: base64.b64encode(keys.seal(k, v)).decode() for k, v in values.items()}
         self.token.calls.clear()
         return self.store("s", data, serialise(envelope))
@@ -77,17 +98,19 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serves."""
-        keys = Keys(self.token.service)
+        keys = Keys(self.token.service, Uncounted().wraps)
         parts = Parts(
-            snapshot=self.snapshot.snapshot,
-            hsm=self.token.service,
+            readiness=self.readiness,
             secrets=SecretAdmission(self.snapshot.snapshot, keys, CompareLimit(10, time.monotonic)),
             guard=Guard(self.kube.kube, self.snapshot.snapshot, Records(self.kube.kube)),
+            namespaces=NamespaceAdmission(self.snapshot.snapshot),
             unsealing=Unsealing(self.kube.kube, self.snapshot.snapshot, keys, Tokens(self.kube.kube, 10)),
         )
         required = {"token_uri": "x", "tls_cert": "x", "tls_key": "x", "max_body": "4096"}
         async with TestClient(TestServer(application(read(WebhookSettings, required, {}), parts))) as self.client:
+            trying = asyncio.create_task(self.readiness.run())
             yield
+            trying.cancel()
 
 
 @pytest.fixture
@@ -239,6 +262,31 @@ async def test_a_key_that_is_deleted_while_the_token_works(server: Server) -> No
     status, body, _ = await server.unseal()
     assert status == 403
     assert "data" not in body
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "status"),
+    [
+        (policy(root_key(deleting=True), authorization()), 403),
+        (policy(authorization(), records={KEY_A: KeyState.DESTROYED}), 410),
+        (None, 503),
+    ],
+    ids=["deleted", "destroyed", "lost"],
+)
+async def test_a_key_that_the_token_no_longer_has(server: Server, confirmed: Policy | None, status: int) -> None:
+    """Destroyed within the second that a policy may be old, or lost: the newest policy says which."""
+    server.token.error, server.snapshot.next = KeyMissing("the token does not hold it"), confirmed
+    answered, body, headers = await server.unseal()
+    assert answered == status and "data" not in body
+    assert headers.get("Retry-After") == ("60" if confirmed is None else None)
+
+
+async def test_who_was_served_is_noted(server: Server) -> None:
+    await server.unseal()
+    server.caller("ns", "app")
+    await server.unseal()  # bound to no pod: refused
+    await settle()
+    assert [url for url, _ in server.kube.patched] == [own_path("keyauthorizations", "ka", "status")]
 
 
 @pytest.mark.parametrize(

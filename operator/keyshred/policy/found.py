@@ -1,0 +1,101 @@
+"""Secrets and pods as the controller keeps them: what counts of their metadata, a small tuple for each."""
+
+from datetime import datetime
+from functools import lru_cache
+from sys import intern
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from keyshred.envelope.format import Born, Envelope, parse
+from keyshred.errors import MalformedEnvelope
+from keyshred.names import ANNOTATION_ENVELOPE
+from keyshred.policy.pods import Object, ended, referred_secrets, workload
+from keyshred.policy.selectors import Labels
+
+
+class Sealed(NamedTuple):
+    """What counts of an envelope."""
+
+    key_id: UUID
+    key_version: int
+    born: Born
+    born_at: datetime
+
+
+class Found(NamedTuple):
+    """One Secret."""
+
+    type: str
+    labels: Labels
+    keys: int
+    """Number of its values."""
+    sealed: Sealed | None
+    """None: it carries no envelope that can be read."""
+    going: bool
+    """It is being deleted."""
+    perhaps_immutable: bool
+    """Somebody has set the field `immutable`, to whatever: metadata does not say more."""
+    version: str
+    """Its resourceVersion."""
+
+
+class Pod(NamedTuple):
+    """One pod."""
+
+    refers: frozenset[str]
+    """Names of the Secrets that it reads natively; none once it has ended."""
+    workload: str
+    """What to restart."""
+
+
+_CELL_TYPE: Final = 1
+_CELL_KEYS: Final = 2
+"""Columns of a Secret in a Table (Kubernetes, pkg/printers/internalversion/printers.go, printSecret)."""
+
+
+def read_secret(row: dict[str, Any]) -> Found:
+    """From a row of a Table with the object's metadata: it has the type, which PartialObjectMetadata has not."""
+    meta, cells = row["object"]["metadata"], row["cells"]
+    labels = meta.get("labels") or {}
+    return Found(
+        type=intern(cells[_CELL_TYPE]),
+        # Secrets of one chart have the same labels: one mapping for all of them.
+        labels=_shared(tuple(sorted((intern(k), intern(v)) for k, v in labels.items()))),
+        keys=cells[_CELL_KEYS],
+        sealed=sealed_of(meta),
+        going="deletionTimestamp" in meta,
+        perhaps_immutable=any("f:immutable" in (m.get("fieldsV1") or {}) for m in meta.get("managedFields") or ()),
+        version=meta["resourceVersion"],
+    )
+
+
+def read_pod(pod: Object) -> Pod:
+    """From the whole object."""
+    return Pod(frozenset() if ended(pod) else referred_secrets(pod), workload(pod))
+
+
+def envelope_of(meta: Object) -> Envelope | None:
+    """The envelope of a Secret, from its metadata; None: not sealed."""
+    text = (meta.get("annotations") or {}).get(ANNOTATION_ENVELOPE)
+    try:
+        return parse(text) if text else None
+    except MalformedEnvelope:
+        return None
+
+
+def sealed_of(meta: Object) -> Sealed | None:
+    """The same, what counts of it."""
+    envelope = envelope_of(meta)
+    if envelope is None:
+        return None
+    return Sealed(_key_id(envelope.key_id), envelope.key_version, envelope.born, envelope.born_at)
+
+
+@lru_cache(maxsize=4096)
+def _shared(labels: tuple[tuple[str, str], ...]) -> Labels:
+    return dict(labels)
+
+
+@lru_cache(maxsize=4096)
+def _key_id(key_id: UUID) -> UUID:
+    return key_id

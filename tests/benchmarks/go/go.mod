@@ -1,0 +1,3 @@
+module keyshred.dev/tests/benchmarks
+
+go 1.26.0
