@@ -8,7 +8,7 @@ from uuid import UUID
 from keyshred.errors import Conflict, NotFound
 from keyshred.kube.client import Json, Kube, own_path
 from keyshred.names import API_VERSION, KEY_RECORDS, KeyState
-from keyshred.policy import ledger
+from keyshred.policy import ledger, wraps
 from keyshred.policy.merge import merged
 from keyshred.times import stamp, utc_now
 
@@ -71,10 +71,17 @@ class Records:
     async def write(
         self, record: Json, *, changes: Mapping[str, Any] | None = None, **entry: Unpack[ledger.Entry]
     ) -> Json:
-        """The same on the very record that was read. Raises Conflict where it has moved since."""
-        before = record.get("status") or {}
-        transitions = ledger.append(before, now=utc_now(), **entry)
-        return await self._replace(record, merged(before, changes or {}) | {"transitions": transitions})
+        """The same on the very record that was read. Raises Conflict where it has moved since.
+
+        Wraps that were counted meanwhile are no move: they decide nothing here, and a busy key would keep its
+        destruction waiting. `changes` with versions are taken for a decision about them.
+        """
+
+        def written_on(status: Mapping[str, Any]) -> Json:
+            transitions = ledger.append(status, now=utc_now(), **entry)
+            return merged(status, changes or {}) | {"transitions": transitions}
+
+        return await self._replace_counted(record, written_on, or_counted="versions" not in (changes or {}))
 
     async def admit_delete(self, key_id: UUID, root_key_name: str, *, by: str, root_key_uid: str) -> Json:
         """Records that `by` may delete the RootKey with this UID; the KeyRecord is begun where there is none."""
@@ -99,9 +106,22 @@ class Records:
         return await self._replace(record, merged(record.get("status") or {}, changes))
 
     async def prove(self, record: Json) -> None:
-        """Returns if the record has not moved since it was read; changes nothing. Raises Conflict otherwise."""
+        """Returns if the record has not moved since it was read, as in `write`; changes nothing. Raises Conflict."""
         # The API server compares the version before it finds that nothing changes.
-        await self._replace(record, record.get("status") or {})
+        await self._replace_counted(record, dict)
+
+    async def _replace_counted(
+        self, record: Json, status: Callable[[Mapping[str, Any]], Json], *, or_counted: bool = True
+    ) -> Json:
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._replace(record, status(record.get("status") or {}))
+            except Conflict:
+                now = await self.get(UUID(record["metadata"]["name"])) if or_counted else None
+                if now is None or not _same_but_for_counts(now, record):
+                    raise
+                record = now
+        raise _kept_from_writing(UUID(record["metadata"]["name"]))
 
     async def _replace(self, record: Json, status: Mapping[str, Any]) -> Json:
         return await self._kube.replace(
@@ -114,4 +134,14 @@ async def _against_others(key_id: UUID, attempt: Callable[[], Awaitable[Json]]) 
     for _ in range(_ATTEMPTS):
         with contextlib.suppress(Conflict):
             return await attempt()
-    raise Conflict(f"KeyRecord {key_id}: others keep writing it")
+    raise _kept_from_writing(key_id)
+
+
+def _kept_from_writing(key_id: UUID) -> Conflict:
+    return Conflict(f"KeyRecord {key_id}: others keep writing it")
+
+
+def _same_but_for_counts(one: Json, other: Json) -> bool:
+    """Whether nothing but numbers of wraps differs, and it is the same object."""
+    statuses = [wraps.without_counts(record.get("status") or {}) for record in (one, other)]
+    return one["metadata"]["uid"] == other["metadata"]["uid"] and statuses[0] == statuses[1]

@@ -45,3 +45,12 @@ def reserved(record_status: Mapping[str, Any], ref: KeyRef) -> int:
     return next(
         (v.get("wrapsReserved", 0) for v in record_status.get("versions") or () if v["version"] == ref.version), 0
     )
+
+
+def without_counts(record_status: Mapping[str, Any]) -> Json:
+    """The KeyRecord's status as it would be if no wrap had been counted."""
+    versions = [
+        {name: value for name, value in v.items() if name != "wrapsReserved"}
+        for v in record_status.get("versions") or ()
+    ]
+    return dict(record_status) | {"versions": versions}

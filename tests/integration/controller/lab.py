@@ -159,6 +159,14 @@ class Lab:
         self.admit(name)
         self.kubectl.run("delete", "rootkey", name, "--wait=false")
 
+    def clear(self) -> None:
+        """Removes the RootKeys and KeyRecords of earlier tests, whose keys stay where they are."""
+        self.controller.stop()
+        for key in self.kubectl("get", "rootkeys")["items"]:
+            named = key["metadata"]["name"]
+            self.kubectl.run("patch", "rootkey", named, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+        self.kubectl.run("delete", "rootkeys,keyrecords,keyauthorizations", "--all")
+
     def on_token(self, key_id: str) -> int:
         """Objects of the key, as a process that was not there before sees them."""
         return int(self._token_tool("find", key_id))

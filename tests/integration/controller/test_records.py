@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from keyshred.errors import Conflict, NotFound, Refused
+from keyshred.hsm.interface import KeyRef
 from keyshred.kube.client import Kube
 from keyshred.kube.records import Records
 from keyshred.policy.ledger import Action, check_chain
+from keyshred.policy.wraps import BLOCK
+from keyshred.webhook.wraps import Wraps
 from tests.integration.controller.lab import Lab
 
 
@@ -73,3 +76,25 @@ async def test_the_api_server_holds_the_line_too(records: Records) -> None:
     read = await records.ensure(uuid.uuid4(), "tenant", by="tester")
     with pytest.raises(Refused, match="only be said with evidence"):
         await records.write(read, action=Action.DESTROYED, by="controller", changes={"state": "Destroyed"})
+
+
+async def test_counting_wraps_is_no_move(records: Records, running: Lab) -> None:
+    ref = KeyRef(uuid.uuid4(), 1)
+    version = {"version": 1, "mechanism": "AES_GCM", "checkValue": "0f" * 16, "createdAt": "2026-01-01T00:00:00Z"}
+    await records.ensure(ref.key_id, "tenant", by="tester")
+    read = await records.append(
+        ref.key_id, action=Action.GENERATED, by="controller", changes={"versions": [version], "state": "Active"}
+    )
+    kube = await Kube.connect(str(running.cluster.kubeconfig))
+    await Wraps(kube).take(ref, "tenant")
+    await records.prove(read)
+    written = await records.write(read, action=Action.SUSPENDED, by="controller", changes={"state": "Suspended"})
+    assert (written["status"]["state"], written["status"]["versions"][0]["wrapsReserved"]) == ("Suspended", BLOCK)
+
+    await Wraps(kube).take(ref, "tenant")
+    with pytest.raises(Conflict):
+        await records.write(written, action=Action.ACTIVATED, by="controller", changes={"versions": [version]})
+    await records.append(ref.key_id, action=Action.ACTIVATED, by="another controller")
+    with pytest.raises(Conflict):
+        await records.prove(written)
+    await kube.close()

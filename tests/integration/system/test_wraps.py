@@ -100,12 +100,12 @@ def test_counting_and_the_controller_write_the_same_record(tenant: Tenant) -> No
 def _counting(tenant: Tenant) -> Iterator[list[None]]:
     """Reserves block after block, with the webhook's own rights, until the key may not be used any more."""
     kubeconfig = str(tenant.keyshred.cluster.service_account_kubeconfig("keyshred", "keyshred-webhook"))
-    ref, done = KeyRef(UUID(tenant.key_id), 1), list[None]()
+    ref, done, stop = KeyRef(UUID(tenant.key_id), 1), list[None](), threading.Event()
 
     async def count() -> None:
         kube = await Kube.connect(kubeconfig)
         try:
-            while True:
+            while not stop.is_set():
                 await Wraps(kube).take(ref, tenant.name)
                 done.append(None)
                 await asyncio.sleep(0.05)  # as if it sealed a million Secrets a second
@@ -116,6 +116,10 @@ def _counting(tenant: Tenant) -> Iterator[list[None]]:
 
     thread = threading.Thread(target=asyncio.run, args=(count(),))
     thread.start()
-    yield done
-    thread.join(60)
-    assert not thread.is_alive()
+    try:
+        yield done
+        thread.join(60)
+        assert not thread.is_alive()
+    finally:
+        stop.set()
+        thread.join()
