@@ -71,6 +71,9 @@ class Kube:
         """From a kubeconfig file, or as the pod's ServiceAccount where the path is empty. Raises ConfigInvalid."""
         configuration = client.Configuration()
         configuration.connection_pool_maxsize = 128
+        # A proxy of the environment is for other servers than this one, and a netrc's password for none. Looking for
+        # both at each request, in another thread, also cost a fifth of an unseal.
+        configuration.client_session_kwargs = {"trust_env": False}
         try:
             if kubeconfig:
                 await config.load_kube_config(kubeconfig, client_configuration=configuration, persist_config=False)

@@ -1,5 +1,6 @@
 """The unseal call (design contract, section 5): who asks, may they, open, and say so in the audit."""
 
+import asyncio
 import hashlib
 import logging
 from base64 import b64encode
@@ -74,10 +75,7 @@ class Unsealing:
     async def _answer(self, call: _Call, request: web.Request) -> web.Response:
         _check_names(call)
         call.identity = identity = await self.tokens.identify(request.headers.get("Authorization", ""))
-        caller = Caller(identity.namespace, identity.name, await self._refers(identity, call))
-        # Before the Secret is read: who has no rights here does not learn what there is.
-        may_unseal(await self.snapshot.policy(), call.namespace, None, None, caller, utc_now())
-        secret = await self._secret(call)
+        caller, secret = await self._caller_and_secret(identity, call)
         meta = SecretMeta.parse(secret)
         # By name, type and labels, before the envelope is read: nor what is damaged.
         may_unseal(await self.snapshot.policy(), call.namespace, meta, None, caller, utc_now())
@@ -106,9 +104,26 @@ class Unsealing:
             body=body, content_type="application/json", headers={"ETag": etag, "Cache-Control": "no-store"}
         )
 
+    async def _caller_and_secret(self, identity: Identity, call: _Call) -> tuple[Caller, Json]:
+        """Who has no rights here gets NotAllowed, and does not learn what there is."""
+        by_pod = bool(identity.pod_name) and identity.namespace == call.namespace
+        caller = Caller(identity.namespace, identity.name, by_pod)
+        # If the pod refers to the Secret: else it need not be looked at, nor the Secret.
+        may_unseal(await self.snapshot.policy(), call.namespace, None, None, caller, utc_now())
+        # Both at once, and judged one after the other.
+        reading = asyncio.ensure_future(self._secret(call))
+        try:
+            if by_pod and not await self._refers(identity, call):
+                caller = Caller(identity.namespace, identity.name, False)
+                may_unseal(await self.snapshot.policy(), call.namespace, None, None, caller, utc_now())
+            return caller, await reading
+        finally:
+            if reading.cancel():
+                await asyncio.wait([reading])
+            elif not reading.cancelled():
+                reading.exception()  # seen, lest it be logged as if nobody had
+
     async def _refers(self, identity: Identity, call: _Call) -> bool:
-        if not identity.pod_name or identity.namespace != call.namespace:
-            return False
         try:
             pod = await self.kube.get(path("pods", identity.pod_name, namespace=identity.namespace))
         except (NotFound, Refused):
