@@ -30,7 +30,7 @@ test: ## lint and every test; sets up what is missing
 	@$(MAKE) lint
 	@$(PYTEST)
 
-bench: ## the table of docs/performance.md on this machine, in about 8 minutes (ARGS="--quick" for one)
+bench: ## the table of docs/performance.md on this machine, in about 7 minutes (ARGS="--quick" for one)
 	@$(MAKE) -j3 demo-parts
 	@$(DEMO_VENV)/bin/python -m tests.benchmarks $(ARGS)
 
