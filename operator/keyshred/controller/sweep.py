@@ -15,8 +15,8 @@ from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts
 from keyshred.controller.release import release
 from keyshred.errors import Conflict, Deny, KeyshredError, NotFound, Refused
 from keyshred.kube.client import METADATA_ONLY, path
-from keyshred.names import ANNOTATION_ENVELOPE
 from keyshred.policy.coverage import IMMUTABLE, Chore, Refusal, Task
+from keyshred.policy.found import envelope_of
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Sweeper:
 
     async def _seal(self, task: Task) -> None:
         answer = await self._parts.kube.patch(_path(task), {}, accept=METADATA_ONLY)
-        if ANNOTATION_ENVELOPE in (answer["metadata"].get("annotations") or {}):
+        if envelope_of(answer["metadata"]) is not None:
             return
         if not await self._is_immutable(task):
             raise Refused(

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from keyshred.names import BY_NAME_ONLY_TYPES, HELD_ALL, LABEL_ROOT_KEY, NEVER_SEALED_TYPES, Mode, Sealing
+from keyshred.policy import holding
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.found import Found, Pod
-from keyshred.policy.holding import MAX_HELD
 from keyshred.policy.resources import Authorization, SecretMeta
 from keyshred.policy.secrets import MAX_KEYS
 from keyshred.policy.selectors import Labels
@@ -161,7 +161,8 @@ class Survey:
             if place.secrets is None:
                 report.unknown.append(name)
             if authorization.seals and HELD_ALL in self.policy.held.get(name, ()):
-                (report.crowded if len(readers) > MAX_HELD else report.settling).append(name)
+                crowded = holding.too_many(holding.read_natively(place.pods or {}, place.secrets or {}))
+                (report.crowded if crowded else report.settling).append(name)
         return Site(self, name, label, selecting, readers)
 
     def report(self, authorization: Authorization) -> Report:

@@ -75,12 +75,14 @@ def read_pod(pod: Object) -> Pod:
 
 
 def envelope_of(meta: Object) -> Envelope | None:
-    """The envelope of a Secret, from its metadata; None: not sealed."""
+    """The envelope of a Secret, from its metadata; None: not sealed, or copied in with another Secret's envelope."""
     text = (meta.get("annotations") or {}).get(ANNOTATION_ENVELOPE)
     try:
-        return parse(text) if text else None
+        envelope = parse(text) if text else None
     except MalformedEnvelope:
         return None
+    own = envelope is not None and (envelope.namespace, envelope.name) == (meta["namespace"], meta["name"])
+    return envelope if own else None
 
 
 def sealed_of(meta: Object) -> Sealed | None:

@@ -28,10 +28,18 @@ def still_held(before: frozenset[str], pods: Mapping[str, Pod], secrets: Mapping
     Names only leave. They leave with the last pod that reads them; what is sealed already is never held, and names of
     Secrets that are not there are: a pod may be waiting for one. Too many names: all stays held.
     """
-    read_natively = frozenset[str]().union(*(p.refers for p in pods.values()))
-    names = frozenset(n for n in read_natively if n not in secrets or secrets[n].sealed is None)
+    names = read_natively(pods, secrets)
     if HELD_ALL not in before:
         return before & names
-    if len(names) > MAX_HELD or len(write(names) or "") > MAX_TEXT:
-        return before
-    return names
+    return before if too_many(names) else names
+
+
+def read_natively(pods: Mapping[str, Pod], secrets: Mapping[str, Found]) -> frozenset[str]:
+    """Names that pods refer to, less those that are sealed."""
+    names = frozenset[str]().union(*(p.refers for p in pods.values()))
+    return frozenset(n for n in names if n not in secrets or secrets[n].sealed is None)
+
+
+def too_many(names: frozenset[str]) -> bool:
+    """Whether the annotation cannot hold them."""
+    return len(names) > MAX_HELD or len(write(names) or "") > MAX_TEXT

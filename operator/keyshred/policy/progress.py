@@ -8,7 +8,7 @@ from keyshred.names import LABEL_ROOT_KEY, LABEL_SEALING, Mode, Reason, Sealing
 from keyshred.policy.authorizations import Policy
 from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.coverage import Named, Report
-from keyshred.policy.holding import MAX_HELD
+from keyshred.policy.holding import MAX_HELD, MAX_TEXT
 from keyshred.policy.resources import Authorization
 from keyshred.policy.states import Action, allows
 
@@ -119,8 +119,8 @@ def _left(report: Report, trouble: str) -> str:
         parts.append(f"sealing begins when every API server knows the label of {_some(report.settling)}")
     if report.crowded:
         parts.append(
-            f"nothing more is sealed in {_some(report.crowded)} while pods there read more than {MAX_HELD} Secrets "
-            "natively: restart some of them"
+            f"nothing more is sealed in {_some(report.crowded)} while pods there read more Secrets natively than can "
+            f"be held ({MAX_HELD}, or {MAX_TEXT // 1024} KiB of names): restart some of them"
         )
     if report.unsealed:
         parts.append(f"{len(report.unsealed)} are being sealed: {_some(report.unsealed)}")

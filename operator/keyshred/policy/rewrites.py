@@ -62,6 +62,19 @@ def needs_no_policy(write: Write, plan: Plan) -> Ruling | None:
     return None
 
 
+def check_can_be_sealed(write: Write, plan: Plan) -> None:
+    """For a write that changes nothing, as the sweep makes it: raises Refused where no write can seal what is stored.
+
+    Others may change what they like about such a Secret but its values: finalizers come off whatever it holds.
+    """
+    if plan.base is None and plan.kept and not write.deleting and not write.immutable:
+        marked = min(k for k in plan.kept if looks_sealed(write.data[k]))
+        raise Refused(
+            f"data[{marked}] starts with KSH1, the mark of a sealed value, without an envelope of this Secret that "
+            "belongs to it, so that nothing of it can be sealed: replace it by the plaintext"
+        )
+
+
 def rule(write: Write, plan: Plan, policy: Policy, now: datetime) -> Ruling:
     """Decides over a write that is not settled without a policy.
 

@@ -10,7 +10,16 @@ from keyshred.errors import CannotOpen, Malformed, MalformedValue, PolicyNotFres
 from keyshred.names import NEVER_SEALED_NAMESPACES, NEVER_SEALED_TYPES
 from keyshred.policy.authorizations import Policy, sealing_key
 from keyshred.policy.resources import Authorization
-from keyshred.policy.rewrites import Fate, Ruling, born, check_fresh, check_unwrap, needs_no_policy, rule
+from keyshred.policy.rewrites import (
+    Fate,
+    Ruling,
+    born,
+    check_can_be_sealed,
+    check_fresh,
+    check_unwrap,
+    needs_no_policy,
+    rule,
+)
 from keyshred.policy.secrets import Plan, Values, Write, make_plan, patch, read_write, unsealed_patch
 from keyshred.times import utc_now
 from keyshred.webhook.compare_limit import CompareLimit
@@ -39,6 +48,8 @@ class SecretAdmission:
         write = read_write(review.namespace, review.name, review.object, old)
         plan = make_plan(write)
         if (ruling := needs_no_policy(write, plan)) is not None:
+            if old == review.object:
+                check_can_be_sealed(write, plan)
             return _unopened(write, plan, ruling)
         policy = await self.snapshot.policy(review.namespace)
         if review.namespace not in policy.namespaces:

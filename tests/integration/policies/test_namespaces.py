@@ -51,6 +51,15 @@ def test_there_is_no_unlabelled_moment(site: Site, team: str) -> None:
         assert b"correct-horse" not in b"".join(stored.values())
 
 
+def test_a_namespace_whose_name_is_generated_has_its_label_too(site: Site, team: str) -> None:
+    made = namespace("", {TEAM: team})
+    made["metadata"] = {"generateName": "keyshred-test-", "labels": made["metadata"]["labels"]}
+    name = json.loads(site.kubectl.run("create", "-f", "-", "-o", "json", input=json.dumps(made)).stdout)["metadata"]
+    assert name["labels"][LABEL] == "enabled"
+    free = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "keyshred-test-"}}
+    assert LABEL not in created(site, free)["labels"]
+
+
 def test_new_namespaces_get_the_label_that_is_theirs(site: Site, team: str) -> None:
     false = OWN | {"a": "b"}
     assert created(site, namespace(unique(), {TEAM: team}))["labels"][LABEL] == "enabled"

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import history
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.keyshred import Keyshred
 from tests.cluster.softhsm import SoftHsm
+from tests.integration.system.plaintext import PLAINTEXT
 from tests.integration.system.tenant import Tenant
 
 REPEAT_SEARCH_AFTER = 2
@@ -15,7 +17,7 @@ REPEAT_SEARCH_AFTER = 2
 @pytest.fixture(scope="session")
 def keyshred(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
     """One installation for all tests: two webhook workers, a controller, a SoftHSM token."""
-    with ControlPlane.temporary("keyshred") as cluster:
+    with ControlPlane.temporary("keyshred", apiserver_flags=history.KEEP_ALL) as cluster:
         token = SoftHsm.create(cluster.directory / "token")
         flags = [f"--repeat-search-after={REPEAT_SEARCH_AFTER}"]
         installation = Keyshred(cluster, token, controller_flags=flags)
@@ -23,6 +25,8 @@ def keyshred(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
         yield installation
         if request.session.testsfailed:
             print(f"\nlogs of keyshred and its cluster: {cluster.save_logs()}")
+        # Each revision since the start, whatever a later one made good.
+        assert PLAINTEXT.check(cluster) > 0
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from tests.cluster import accounts
 from tests.cluster.keyshred import Keyshred
 from tests.cluster.kubectl import Kubectl
+from tests.integration.system.plaintext import PLAINTEXT
 
 AUDIENCE: Final = "keyshred.dev"
 READER: Final = "app"
@@ -51,6 +52,7 @@ class Tenant:
     def create(cls, keyshred: Keyshred) -> Self:
         """A fresh one, Ready to seal."""
         tenant = cls(keyshred, f"tenant-{uuid.uuid4().hex[:8]}")
+        PLAINTEXT.seals(tenant.name)
         tenant.kubectl.run("create", "namespace", tenant.name)
         for account in (READER, STRANGER):
             accounts.create(tenant.kubectl, tenant.name, account)
@@ -115,7 +117,13 @@ class Tenant:
         """The values, which must be there to be had."""
         status, body = self.ask(name, token)
         assert status == 200, body
-        return {k: base64.b64decode(v).decode() for k, v in body["data"].items()}
+        values = {k: base64.b64decode(v).decode() for k, v in body["data"].items()}
+        PLAINTEXT.unsealed(values.values())
+        return values
+
+    def expect_plaintext(self, *names: str) -> None:
+        """These Secrets are stored in plaintext on purpose."""
+        PLAINTEXT.expects(self.name, *names)
 
     def delete_key(self) -> str:
         """Deletes the RootKey and waits until it is gone; returns its key ID."""

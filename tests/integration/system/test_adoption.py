@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from keyshred.names import ANNOTATION_ENVELOPE
 from tests.cluster.keyshred import Keyshred
 from tests.integration.controller.lab import until, until_equal
 from tests.integration.system.early import PLAIN, Early
@@ -29,6 +30,21 @@ def slowly(keyshred: Keyshred) -> Iterator[None]:
 def named(status: Object, what: str) -> dict[str, str]:
     """Reasons by name in `held` or `unsealable`."""
     return {item["name"]: item["reason"] for item in status.get(what) or ()}
+
+
+def test_what_only_looks_sealed_is_sealed_or_named(early: Early, tenant: Tenant) -> None:
+    tenant.create_secret("app", a="one")
+    copied = tenant.stored("app")["metadata"]["annotations"][ANNOTATION_ENVELOPE]
+    envelope = {"metadata": {"annotations": {ANNOTATION_ENVELOPE: copied}}}
+    early.kubectl.create(secret(early.name, "copied", {"a": PLAIN}, **envelope))
+    early.kubectl.create(secret(early.name, "marked", {"a": PLAIN, "b": "KSH1 not ours"}))
+    early.authorize()
+    until(lambda: PLAIN.encode() not in early.in_etcd("copied"))
+    until_equal(lambda: set(named(early.status(), "unsealable")), {"marked"})
+    assert "data[b] starts with KSH1" in named(early.status(), "unsealable")["marked"]
+    assert early.condition("Ready")["status"] == "False"
+    early.kubectl.run("delete", "secret", "marked", f"--namespace={early.name}")
+    until_equal(lambda: early.condition("Ready")["status"], "True")
 
 
 def test_what_was_there_before_is_sealed_and_what_cannot_be_is_named(early: Early) -> None:

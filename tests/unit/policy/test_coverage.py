@@ -183,9 +183,13 @@ def test_while_a_namespace_settles_all_wait_and_none_is_listed() -> None:
 
 def test_too_many_names_to_hold_are_told_apart_from_settling() -> None:
     world = replace(policy(authorization("a")), held={"ns": frozenset({"*"})})
-    pod = Pod(frozenset(f"s{n}" for n in range(2001)), "Pod p")
-    report = first_report(survey_of(world, {}, pods={"p": pod}))
-    assert (report.settling, report.crowded) == ([], ["ns"])
+    names = frozenset(f"s{n}" for n in range(2001))
+    for refers in (names, frozenset(f"{n:0253}" for n in range(600))):
+        report = first_report(survey_of(world, {}, pods={"p": Pod(refers, "Pod p")}))
+        assert (report.settling, report.crowded) == ([], ["ns"])
+    # What is sealed already is not held.
+    report = first_report(survey_of(world, {"s0": found("one")}, pods={"p": Pod(names, "Pod p")}))
+    assert (report.settling, report.crowded) == (["ns"], [])
 
 
 def test_what_is_being_deleted_is_left_alone() -> None:

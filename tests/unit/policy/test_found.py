@@ -14,7 +14,7 @@ ENVELOPE = Envelope(UUID(int=1), 3, Mechanism.AES_GCM, bytes(60), bytes(16), "ns
 
 
 def row(**metadata: Any) -> dict[str, Any]:
-    meta = {"name": "s", "resourceVersion": "7"} | metadata
+    meta = {"namespace": "ns", "name": "s", "resourceVersion": "7"} | metadata
     return {"cells": ["s", "Opaque", 2, "5d"], "object": {"kind": "PartialObjectMetadata", "metadata": meta}}
 
 
@@ -24,6 +24,11 @@ def test_a_secret() -> None:
     assert found.type == "Opaque" and found.keys == 2 and found.version == "7" and found.labels == {"a": "1", "b": "2"}
     assert found.sealed == Sealed(UUID(int=1), 3, Born.ADOPTED, NOW)
     assert not found.perhaps_immutable
+
+
+@pytest.mark.parametrize("copied", [{"name": "t"}, {"namespace": "other"}])
+def test_with_another_secrets_envelope_it_is_not_sealed(copied: dict[str, str]) -> None:
+    assert read_secret(row(annotations={"keyshred.dev/envelope": serialise(ENVELOPE)}, **copied)).sealed is None
 
 
 @pytest.mark.parametrize("annotations", [{}, {"keyshred.dev/envelope": "{}"}, {"keyshred.dev/envelope": ""}])

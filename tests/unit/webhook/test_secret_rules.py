@@ -214,6 +214,14 @@ async def test_a_finalizer_comes_off_what_cannot_be_sealed(cluster: Cluster, key
     assert await cluster.write(new, old) == new
 
 
+async def test_the_sweep_is_told_what_it_cannot_seal(cluster: Cluster) -> None:
+    old = secret({"a": b"plain", "b": b"KSH1 not ours"})
+    with pytest.raises(Refused, match=r"data\[b\] starts with KSH1"):
+        await cluster.write(old, old)
+    going = old | {"metadata": old["metadata"] | {"deletionTimestamp": PAST}}
+    assert await cluster.write(going, going) == going
+
+
 async def test_an_operation_without_its_objects(cluster: Cluster) -> None:
     for new, operation in ((None, "CREATE"), (None, "UPDATE"), (secret(), "UPDATE")):
         with pytest.raises(Malformed):
