@@ -17,7 +17,7 @@ from keyshred.controller.ledger import Ledger
 from keyshred.controller.material import Materials
 from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, root_key_by_uid
 from keyshred.envelope.format import Mechanism
-from keyshred.errors import Conflict, KeyshredError, LedgerBroken, NotFound, TokenBroken
+from keyshred.errors import Conflict, KeyAmbiguous, KeyshredError, LedgerBroken, NotFound, TokenBroken
 from keyshred.hsm.interface import KeyRef, TokenStatus
 from keyshred.kube.client import Json, Kube, own_path, path
 from keyshred.names import FINALIZER, ROOT_KEYS, KeyState, Reason
@@ -251,6 +251,8 @@ class Destruction:
 
     async def _control(self, record: Json) -> tuple[TokenStatus, tuple[KeyRef, ...], bool]:
         """The positive control: the right token, and every object on it is the recorded key, and ours. Raises Stop."""
+        # A session that stands since yesterday may see a token that is no more.
+        await self._parts.hsm.reopen()
         token = await self._check_ledger(record)
         found = await self._parts.hsm.find(key_id_of(record))
         policy.check_found(record["status"], found)
@@ -316,19 +318,24 @@ class Destruction:
 
     async def repeat_search(self, record: Json) -> None:
         """Searches once more, when it is time."""
+        if policy.next_step(record["status"]) is not Step.REPEAT_SEARCH:
+            return
         at = policy.repeat_search_at(record["status"], self._parts.settings.repeat_search_after)
         if (ahead := (at - utc_now()).total_seconds()) > 0:
             self._parts.enqueue(Job(Kind.RECORD, record["metadata"]["name"]), ahead)
             return
         token = await self._parts.hsm.status()
         policy.check_token(record["status"], token)
-        found = await self._parts.hsm.find(key_id_of(record))
+        try:
+            found = len(await self._parts.hsm.find(key_id_of(record)))
+        except KeyAmbiguous:
+            found = 2  # at least: a version twice, or one that was never ours
         record = await self._ledger.write(
             record,
             action=Action.SEARCH_REPEATED,
             by=BY,
-            detail=f"objects found: {len(found)}",
-            changes=policy.search_repeated(record["status"], len(found), utc_now()),
+            detail=f"objects found: {found}",
+            changes=policy.search_repeated(record["status"], found, utc_now()),
         )
         if found:
             await self._parts.events.post(record, Reason.KEY_FOUND_AGAIN, record["status"]["message"], warning=True)

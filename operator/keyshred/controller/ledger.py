@@ -10,7 +10,7 @@ from uuid import UUID
 
 from keyshred.controller.faults import faultpoint
 from keyshred.controller.parts import Parts, key_id_of
-from keyshred.errors import KeyClaimed, KeyshredError, NotSupported
+from keyshred.errors import KeyClaimed, KeyshredError, NotSupported, TokenBroken
 from keyshred.hsm.interface import Survey, TokenStatus
 from keyshred.kube.client import Json, path
 from keyshred.policy import ledger
@@ -51,6 +51,11 @@ class Ledger:
         """Returns if the token's head does not speak against the KeyRecord. Raises LedgerBroken, LedgerBehindToken."""
         ledger.check_chain(record["status"]["transitions"])
         if not token.data_objects:
+            if _kept_data_objects(record):
+                raise TokenBroken(
+                    f"the token {token.label} kept data objects for this key before, and does not now: claims of other "
+                    "clusters and the ledger's head cannot be seen, so nothing is made or destroyed until it does again"
+                )
             return
         head = await self._head(record)
         if head is not None and head.cluster == await self.cluster_uid():
@@ -62,16 +67,18 @@ class Ledger:
             return
         key_id, own = key_id_of(record), await self.cluster_uid()
         if own not in await self._parts.hsm.claims(key_id):
+            await self._parts.records.prove(record)
             self._parts.lease.check()
             await self._parts.hsm.set_claim(key_id, own, True)
             faultpoint("claimed")
         if await self._head(record) != Head.of(record["status"], own):
+            await self._parts.records.prove(record)
             await self._follow(record)
 
     async def is_held(self, record: Json, token: TokenStatus, survey: Survey) -> bool:
         """Whether `check` and `hold` would find nothing to say and nothing to do, by what the token holds."""
         if not token.data_objects:
-            return True
+            return not _kept_data_objects(record)
         key_id, own = key_id_of(record), await self.cluster_uid()
         head = Head.of(record["status"], own).encode()
         return own in survey.claims.get(key_id, ()) and survey.heads.get(key_id) == head
@@ -114,3 +121,7 @@ class Ledger:
                 return  # It guards that cluster's ledger while that one uses the key.
         self._parts.lease.check()
         await hsm.set_head(key_id_of(record), Head.of(record["status"], own).encode())
+
+
+def _kept_data_objects(record: Json) -> bool:
+    return bool((record["status"].get("token") or {}).get("dataObjects"))

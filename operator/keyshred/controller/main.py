@@ -5,7 +5,6 @@ import logging
 import signal
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 from keyshred.config import SLOW_CALLS, ControllerSettings
@@ -38,28 +37,22 @@ async def _run(settings: ControllerSettings) -> None:
     async with AsyncExitStack() as stack:
         kube = await Kube.connect(settings.kubeconfig)
         stack.push_async_callback(kube.close)
-        slow = settings.hsm_deadline * SLOW_CALLS
-        hsm = HsmService.start(
-            settings.token_uri,
-            refused_pins=Path(settings.refused_pin_file) if settings.refused_pin_file else None,
-            deadline=settings.hsm_deadline,
-            slow_deadline=slow,
-            queue_limit=settings.hsm_queue,
-        )
-        stack.push_async_callback(hsm.close)
         lease = Lease(
             kube,
             settings.namespace,
             CONTROLLER_LEASE,
             duration=settings.lease_duration,
             # A step in the HSM ends before anybody else may take the Lease.
-            margin=slow,
+            margin=settings.hsm_deadline * SLOW_CALLS,
             clock=loop.time,
         )
+        stack.push_async_callback(lease.release)
+        hsm = HsmService.of(settings)
+        # Before the Lease is given back: what the token is at ends while nobody else may begin.
+        stack.push_async_callback(hsm.close)
         await _first(stop.wait(), lease.acquire())
         if stop.is_set():
             return
-        stack.push_async_callback(lease.release)
         work: Work
 
         async def handle(job: Job) -> None:
@@ -68,7 +61,7 @@ async def _run(settings: ControllerSettings) -> None:
         queue = WorkQueue[Job](handle)
         watch = Watch(kube, queue.add, settings.kubeconfig)
         work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, queue.add), watch)
-        await _first(stop.wait(), lease.keep(), queue.run(), work.run(), watch.run())
+        await _first(stop.wait(), lease.keep(), hsm.until_hopeless(), queue.run(), work.run(), watch.run())
         log.info("stopping")
 
 

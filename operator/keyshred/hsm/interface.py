@@ -149,4 +149,4 @@ class Device(Protocol):
         """
 
     def close(self) -> None:
-        """Log out. The device is not used afterwards."""
+        """Log out. A call after it opens the token anew."""

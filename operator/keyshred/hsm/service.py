@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from keyshred.config import HSM_DEADLINE, HSM_QUEUE, SLOW_CALLS, CommonSettings
@@ -20,6 +20,8 @@ from keyshred.hsm.device import Pkcs11Device
 from keyshred.hsm.interface import MAX_HEAD, Device, KeyRef, Survey, TokenStatus
 from keyshred.hsm.pin import PinFile
 
+_HOPELESS: Final = 20
+"""Deadlines."""
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -164,6 +166,19 @@ class HsmService:
         if len(head) > MAX_HEAD:
             raise ValueError(f"a ledger's head has at most {MAX_HEAD} bytes")
         await self._call(Device.set_head, key_id, head, slow=True)
+
+    async def reopen(self) -> None:
+        """The next call opens the token anew, in a fresh logged-in session."""
+        await self._call(Device.close)
+
+    async def until_hopeless(self) -> None:
+        """Raises HsmUnavailable once a call has not come back for 20 deadlines: only another process can help then."""
+        silent, watched = 0, None
+        while silent < _HOPELESS:
+            await asyncio.sleep(self._deadline)
+            silent = silent + 1 if self._overdue is not None and self._overdue is watched else 0
+            watched = self._overdue
+        raise HsmUnavailable("a call of the token does not come back: this process ends, and another one takes over")
 
     async def close(self) -> None:
         """Take no more calls, finish those that wait, log out. Gives up on a token that hangs."""

@@ -107,6 +107,7 @@ class Collection:
 
     def _forget(self) -> None:
         self._floor = self._newest = 0
+        self.synced = False  # nothing is decided on what is about to be read
         self._versions.clear()
         names = list(self.objects)
         self.objects.clear()

@@ -152,8 +152,8 @@ def check_found(status: RecordStatus, found: Sequence[KeyRef]) -> None:
     if unknown := sorted(ref.version for ref in found if ref.version not in known):
         raise KeyAmbiguous(
             f"the token holds versions {', '.join(map(str, unknown))} of this key, which the KeyRecord does not know: "
-            "nothing is destroyed. Find out whether the KeyRecord was restored from an older backup; to keep the key, "
-            "remove the RootKey's finalizer"
+            "nothing is destroyed. Find out whether the KeyRecord was restored from an older backup. To keep the key, "
+            "disconnect the token first: the destruction has begun, and goes on by itself once the cause is gone"
         )
 
 

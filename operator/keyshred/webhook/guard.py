@@ -15,7 +15,13 @@ from keyshred.times import utc_now
 from keyshred.webhook.review import ALLOW, Answer, Json, Review
 from keyshred.webhook.snapshot import Snapshot
 
-GARBAGE_COLLECTOR: Final = "system:serviceaccount:kube-system:generic-garbage-collector"
+GARBAGE_COLLECTORS: Final = frozenset(
+    {
+        "system:serviceaccount:kube-system:generic-garbage-collector",
+        # Where the controller manager runs without --use-service-account-credentials, as it does by default.
+        "system:kube-controller-manager",
+    }
+)
 
 
 @dataclass(slots=True)
@@ -87,7 +93,7 @@ class Guard:
         obj = review.old_object
         if review.operation != "DELETE" or obj is None:
             return ALLOW
-        if review.user == GARBAGE_COLLECTOR:
+        if review.user in GARBAGE_COLLECTORS:
             raise Refused("a RootKey is destroyed only when somebody asks for it, never by garbage collection")
         meta, key_id = _metadata(obj), _spec(obj).get("keyID")
         name = str(meta.get("name"))

@@ -36,7 +36,7 @@ class Tokens:
     def __init__(self, kube: Kube, ttl: float) -> None:
         self._kube = kube
         self._ttl = ttl
-        self._cache: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[float, float, Identity]] = OrderedDict()
 
     async def identify(self, authorization: str) -> Identity:
         """From the header's text. Raises NotAuthenticated, KubeUnavailable."""
@@ -47,13 +47,13 @@ class Tokens:
         if len(token) > _MAX_TOKEN or not token.isascii():
             raise NotAuthenticated("the bearer token is no ServiceAccount token")
         digest = hashlib.sha256(token.encode()).digest()
-        now = time.time()
+        # Both clocks: one that is set back must not make an answer last, and a token expires by the wall.
+        now, wall = time.monotonic(), time.time()
         cached = self._cache.get(digest)
-        if cached is not None and now < cached[0]:
-            return cached[1]
+        if cached is not None and now < cached[0] and wall < cached[1]:
+            return cached[2]
         identity = await self._review(token)
-        until = min(now + self._ttl, _expiry(token))
-        self._cache[digest] = (until, identity)
+        self._cache[digest] = (now + self._ttl, _expiry(token), identity)
         self._cache.move_to_end(digest)
         if len(self._cache) > _MAX_CACHED:
             self._cache.popitem(last=False)

@@ -126,9 +126,10 @@ class Unsealing:
     async def _refers(self, identity: Identity, call: _Call) -> bool:
         try:
             pod = await self.kube.get(path("pods", identity.pod_name, namespace=identity.namespace))
-        except (NotFound, Refused):
-            # Refused: no RoleBinding of ours there, so it is no sealing namespace.
+        except NotFound:
             return False
+        except Refused as error:
+            raise KubeUnavailable("keyshred may not read pods in this namespace yet: try again") from error
         return living(pod, identity.pod_uid) and call.name in referred_secrets(pod)
 
     async def _secret(self, call: _Call) -> Json:

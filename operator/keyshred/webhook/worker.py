@@ -92,7 +92,8 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     gc.collect()
     gc.freeze()
     accepting = asyncio.create_task(port.run())
-    others = [asyncio.create_task(work) for work in (snapshot.run(), readiness.run(), stop.wait())]
+    works = (snapshot.run(), readiness.run(), hsm.until_hopeless(), stop.wait())
+    others = [asyncio.create_task(work) for work in works]
     done, _ = await asyncio.wait([accepting, *others], return_when=asyncio.FIRST_COMPLETED)
     if parent is not None:
         loop.remove_reader(parent.sentinel)  # readable for ever, once the parent is gone

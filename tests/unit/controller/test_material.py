@@ -1,5 +1,6 @@
 """A look at a key: what a survey spares, and what makes the controller look more closely."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -11,7 +12,7 @@ from keyshred.controller.ledger import Ledger
 from keyshred.controller.material import Materials
 from keyshred.controller.parts import Parts
 from keyshred.envelope.format import Mechanism
-from keyshred.errors import HsmUnavailable, KeyMissing, LedgerBehindToken, TokenMismatch
+from keyshred.errors import Conflict, HsmUnavailable, KeyMissing, LedgerBehindToken, TokenBroken, TokenMismatch
 from keyshred.hsm.interface import KeyRef, Survey, TokenStatus
 from keyshred.kube.client import Json
 from keyshred.policy.heads import Head
@@ -44,9 +45,10 @@ class Hsm:
         self.owners: frozenset[str] = frozenset({CLUSTER})
         self.top: bytes | None = Head.of(of["status"], CLUSTER).encode()
         self.fails: Exception | None = None
+        self.keeps_data = True
 
     async def status(self) -> TokenStatus:
-        return STATUS
+        return replace(STATUS, data_objects=self.keeps_data)
 
     async def survey(self) -> Survey:
         if self.fails:
@@ -87,14 +89,20 @@ class World:
 
     def __init__(self, of: Json, resync: float = 60.0) -> None:
         self.hsm = Hsm(of)
+        self.moved = False
         parts: Any = SimpleNamespace(
             hsm=self.hsm,
+            records=SimpleNamespace(prove=self.prove),
             settings=SimpleNamespace(resync=resync),
             lease=SimpleNamespace(check=lambda: None),
         )
         ledger = Ledger(cast(Parts, parts))
         ledger._cluster_uid = CLUSTER
         self.materials = Materials(cast(Parts, parts), ledger)
+
+    async def prove(self, of: Json) -> None:
+        if self.moved:
+            raise Conflict("moved")
 
     async def look(self, of: Json, generation: int = 1) -> list[str]:
         """What the token was asked."""
@@ -183,3 +191,27 @@ async def test_a_head_that_speaks_against_the_record_is_never_replaced() -> None
     with pytest.raises(LedgerBehindToken):
         await world.materials._ledger._follow(other)
     assert world.hsm.top == Head.of(newer["status"], CLUSTER).encode()
+
+
+@pytest.mark.parametrize("what", ["claim", "head"])
+async def test_nothing_is_written_to_the_token_for_a_record_that_moved(what: str) -> None:
+    of = record()
+    world = World(of)
+    world.hsm.owners, world.hsm.top = (frozenset(), world.hsm.top) if what == "claim" else (world.hsm.owners, None)
+    world.moved = True
+    with pytest.raises(Conflict):
+        await world.look(of)
+    assert not {"set_claim", "set_head"} & set(world.hsm.asked)
+
+
+@pytest.mark.parametrize("surveyed", [False, True])
+async def test_guards_that_were_there_and_cannot_be_seen_stop_everything(surveyed: bool) -> None:
+    of = record()
+    world = World(of)
+    world.hsm.keeps_data = False
+    assert "check_value" in await world.look(of), "a token that never kept any"
+    of["status"]["token"] = {"dataObjects": True}
+    if surveyed:
+        await world.materials.look_over()
+    with pytest.raises(TokenBroken, match="kept data objects"):
+        await world.look(of, generation=2)

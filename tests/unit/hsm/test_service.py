@@ -10,7 +10,7 @@ import pytest
 
 from keyshred.envelope.format import Mechanism
 from keyshred.errors import CannotOpen, HsmBusy, HsmUnavailable, KeyMissing, TokenBroken
-from keyshred.hsm.interface import KeyRef, TokenStatus
+from keyshred.hsm.interface import KeyRef, Survey, TokenStatus
 from keyshred.hsm.service import HsmService
 
 REF = KeyRef(uuid4(), 1)
@@ -38,6 +38,10 @@ class Puppet:
     def find(self, key_id: UUID) -> tuple[KeyRef, ...]:
         self._note("find")
         return ()
+
+    def survey(self) -> Survey:
+        self._note("survey")
+        return Survey({}, {}, {})
 
     def generate(self, ref: KeyRef) -> None:
         self._note("generate")
@@ -283,3 +287,18 @@ async def _answering(service: HsmService) -> None:
                 return
             except HsmUnavailable:
                 await asyncio.sleep(0.001)
+
+
+async def test_a_call_that_never_comes_back_is_given_up_in_the_end(puppet: Puppet) -> None:
+    service = HsmService(puppet, deadline=0.01, slow_deadline=0.02)
+    watch = asyncio.create_task(service.until_hopeless())
+    await asyncio.sleep(0.3)
+    assert not watch.done(), "nothing hangs"
+    with pytest.raises(HsmUnavailable):
+        await service.check_value(REF)
+    try:
+        with pytest.raises(HsmUnavailable, match="does not come back"):
+            await asyncio.wait_for(watch, 10)
+    finally:
+        puppet.go_on.set()
+        await service.close()

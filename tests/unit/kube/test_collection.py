@@ -257,6 +257,25 @@ async def test_an_etcd_that_was_restored(world: World, confirm: bool) -> None:
         assert world.seen == {"kept": 3}
 
 
+async def test_nothing_is_decided_while_a_restored_etcd_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.kube.put(URL, "kept", notify=False, n=1)
+    backup, version = dict(world.kube.objects[URL]), world.kube.version
+    async with watching(world):
+        world.kube.put(URL, "kept", n=2)
+        await settle()
+        world.kube.objects[URL], world.kube.version = backup, version
+        read, during = world.collection._get, list[tuple[bool, object]]()
+
+        async def noted(name: str) -> Json | None:
+            during.append((world.collection.synced, dict(world.seen)))
+            return await read(name)
+
+        monkeypatch.setattr(world.collection, "_get", noted)
+        await world.collection.confirm()
+        assert during == [(False, {})]
+        assert world.collection.synced and world.seen == {"kept": 1}
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(["put", "remove", "deliver", "confirm", "list"]), st.sampled_from("abc")), max_size=25
 )

@@ -10,7 +10,7 @@ from keyshred.kube.client import own_path
 from keyshred.kube.records import Records
 from keyshred.names import FINALIZER, KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.times import rfc3339, utc_now
-from keyshred.webhook.guard import GARBAGE_COLLECTOR, Guard
+from keyshred.webhook.guard import GARBAGE_COLLECTORS, Guard
 from keyshred.webhook.review import ALLOW, Review
 from tests.unit.fakes import KEY_A, KEY_B, FakeKube, FixedSnapshot, authorization, policy, root_key
 
@@ -280,10 +280,11 @@ async def test_objects_of_another_shape_are_malformed(obj: Json) -> None:
             await guard().admit_delete(review("DELETE", None, obj))
 
 
-async def test_the_garbage_collector_destroys_nothing() -> None:
+@pytest.mark.parametrize("collector", sorted(GARBAGE_COLLECTORS))
+async def test_the_garbage_collector_destroys_nothing(collector: str) -> None:
     kube = with_root_key(root_key())
     with pytest.raises(Refused, match="never by garbage collection"):
-        await guard(kube=kube).admit_delete(review("DELETE", None, root_key(), user=GARBAGE_COLLECTOR))
+        await guard(kube=kube).admit_delete(review("DELETE", None, root_key(), user=collector))
     assert kube.created == []
 
 

@@ -1,5 +1,6 @@
 """Bearer tokens: what the API server says of them counts, for our audience, and not for long."""
 
+import asyncio
 import base64
 import json
 import time
@@ -98,6 +99,16 @@ async def test_kept_only_for_the_ttl() -> None:
     reviewer = Tokens(fake.kube, 0)
     for _ in range(2):
         await reviewer.identify(FRESH)
+    assert len(fake.created) == 2
+
+
+async def test_a_clock_that_is_set_back_makes_no_answer_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = kube()
+    reviewer = Tokens(fake.kube, 0.01)
+    await reviewer.identify(FRESH)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    await asyncio.sleep(0.02)
+    await reviewer.identify(FRESH)
     assert len(fake.created) == 2
 
 

@@ -315,6 +315,7 @@ async def test_damaged(server: Server, name: str, data: Json, envelope: str | No
         (f"{SECRETS}/s", KubeUnavailable("away"), "1"),
         (f"{SECRETS}/s", Refused("no RoleBinding yet"), "1"),
         (f"{PODS}/p", KubeUnavailable("away"), "1"),
+        (f"{PODS}/p", Refused("no RoleBinding yet"), "1"),
         ("/apis/authentication.k8s.io/v1/tokenreviews", KubeUnavailable("away"), "1"),
         ("policy", None, "1"),
     ],
