@@ -70,7 +70,7 @@ demo-packages:
 	@$(PYTHON3) -m tests.cluster packages softhsm2
 
 test-packages:
-	@$(PYTHON3) -m tests.cluster packages softhsm2 opensc git
+	@$(PYTHON3) -m tests.cluster packages softhsm2 opensc git build-essential
 
 $(DEMO_VENV)/.ready: KIND := demo
 $(DEMO_VENV)/.ready: requirements.txt

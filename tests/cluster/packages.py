@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.cluster.errors import ClusterError
 
-COMMANDS: Final = {"softhsm2": "softhsm2-util", "opensc": "pkcs11-tool", "git": "git"}
+COMMANDS: Final = {"softhsm2": "softhsm2-util", "opensc": "pkcs11-tool", "git": "git", "build-essential": "cc"}
 """Package to a command of it, whose presence says that it is installed, by whatever means."""
 
 
