@@ -11,7 +11,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.history import StoredSecret
 
 _LONG: Final = 8
-"""Bytes from which on a value is not found by chance."""
+_VARIED: Final = 4
+"""Bytes, and different ones of them, from which on a value is not found by chance."""
 
 
 class Plaintext:
@@ -32,7 +33,7 @@ class Plaintext:
 
     def unsealed(self, values: Iterable[str]) -> None:
         """These were sealed."""
-        self._secret |= {value.encode() for value in values if len(value) >= _LONG}
+        self._secret |= {v.encode() for v in values if len(v) >= _LONG and len(set(v)) >= _VARIED}
 
     def check(self, cluster: ControlPlane) -> int:
         """Looks through every revision of every key; how many there were. Raises AssertionError that names the keys."""

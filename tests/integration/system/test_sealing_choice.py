@@ -63,6 +63,7 @@ V = {"a": "one"}
 
 
 def test_secrets_are_chosen_by_selector_type_and_exclusion(tenant: Tenant) -> None:
+    tenant.expect_plaintext("by-label", "by-selector", "left-out", "open-type", "other-type")
     _set(
         tenant,
         secrets={
@@ -93,6 +94,7 @@ def test_secrets_are_chosen_by_selector_type_and_exclusion(tenant: Tenant) -> No
 
 
 def test_tls_is_left_alone_where_nobody_names_it(tenant: Tenant) -> None:
+    tenant.expect_plaintext("tls")
     pem = {"tls.crt": base64.b64encode(b"certificate").decode(), "tls.key": base64.b64encode(b"key").decode()}
     tenant.kubectl.create(secret(tenant.name, "tls", {}, type="kubernetes.io/tls", data=pem))
     assert not _is_sealed(tenant, "tls")
@@ -180,6 +182,7 @@ def test_preview_changes_nothing(tenant: Tenant) -> None:
 
 
 def test_release_stores_what_comes_in_plaintext(tenant: Tenant) -> None:
+    tenant.expect_plaintext("app")
     manifest = secret(tenant.name, "app", {}, data={k: base64.b64encode(k.encode()).decode() for k in "ab"})
     _write(tenant, manifest, "apply")
     before = tenant.stored("app")
@@ -211,6 +214,7 @@ def test_release_stores_what_comes_in_plaintext(tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("held", ["app,another", "*"])
 def test_held_secrets_are_stored_as_they_are_with_a_warning(tenant: Tenant, held: str) -> None:
+    tenant.expect_plaintext("app")
     tenant.create_secret("sealed", a="one")
     sealed = tenant.stored("sealed")
     with _without_controller(tenant.keyshred):
