@@ -21,8 +21,7 @@ from keyshred.errors import (
     TokenBroken,
     TokenMismatch,
 )
-from keyshred.hsm import data_objects, mechanisms, softhsm
-from keyshred.hsm import survey as surveys
+from keyshred.hsm import data_objects, mechanisms, softhsm, survey
 from keyshred.hsm.ckr import CkrError, Meaning
 from keyshred.hsm.interface import CHECK_BLOCK, KeyRef, Survey, TokenStatus
 from keyshred.hsm.login import log_in
@@ -85,11 +84,11 @@ class Pkcs11Device:
     def find(self, key_id: UUID) -> tuple[KeyRef, ...]:
         """See Device.find."""
         ids = self._search(lambda session: [key.cka_id() for key in session.aes_keys(str(key_id))])
-        return surveys.versions(key_id, ids)
+        return survey.versions(key_id, ids)
 
     def survey(self) -> Survey:
         """See Device.survey."""
-        return self._search(lambda session: surveys.survey(session, data=self._data_objects))
+        return self._search(lambda session: survey.survey(session, data=self._data_objects))
 
     def generate(self, ref: KeyRef) -> None:
         """See Device.generate."""

@@ -202,3 +202,38 @@ def test_the_last_unseal_is_noted_once_a_minute(tenant: Tenant) -> None:
 def _ready(keyshred: Keyshred) -> None:
     """Tests here stop and start the webhook."""
     keyshred.webhook.wait_until(keyshred.is_ready)
+
+
+def test_every_call_leaves_one_audit_line_and_no_value(tenant: Tenant) -> None:
+    tenant.create_secret("app", a="one-in-the-audit")
+    pod, log = _pod(tenant, "reader", "app", READER), tenant.keyshred.webhook.log
+    seen = len(log.read_text())
+    asked = [
+        ("app", tenant.token(), 200, "Allowed"),
+        ("app", pod, 200, "Allowed"),
+        ("app", tenant.token(STRANGER), 403, "NotAuthorized"),
+        ("missing", tenant.token(), 404, "NotFound"),
+        ("app", "no.good.token", 401, "NotAuthenticated"),
+    ]
+    for name, token, status, _ in asked:
+        assert tenant.ask(name, token)[0] == status
+    written = [json.loads(line) for line in log.read_text()[seen:].splitlines() if line.startswith('{"audit"')]
+    ours = [line for line in written if line["namespace"] == tenant.name]
+    assert [(line["secret"], line["status"], line["verdict"]) for line in ours] == [(n, s, v) for n, _, s, v in asked]
+    assert [line.get("keyID") for line in ours] == [tenant.key_id, tenant.key_id, None, None, None]
+    assert [line.get("pod") for line in ours] == [None, "reader", None, None, None]
+    assert ours[0]["serviceAccount"] == f"{tenant.name}/{READER}" and "serviceAccount" not in ours[-1]
+    assert "one-in-the-audit" not in log.read_text()
+
+
+def test_what_is_not_sealed_is_answered_as_it_is_to_those_who_may(tenant: Tenant) -> None:
+    patch = json.dumps({"spec": {"secrets": {"exclude": {"names": ["open"]}}}})
+    tenant.kubectl.run("patch", "keyauthorization", tenant.name, "--type=merge", f"--patch={patch}")
+    tenant.expect_plaintext("open")
+    manifest = json.dumps(secret(tenant.name, "open", {"a": "one"}))
+    trial = ("create", "-f", "-", "--dry-run=server", "-o", "json")
+    until(lambda: "keyshred.dev/envelope" not in tenant.kubectl.run(*trial, input=manifest).stdout)
+    tenant.kubectl.run("create", "-f", "-", input=manifest)
+    assert tenant.unseal("open", _pod(tenant, "reader", "open", READER)) == {"a": "one"}
+    assert tenant.ask("open", _pod(tenant, "other", "app", READER))[0] == 403
+    assert tenant.ask("open")[0] == 403, "no KeyAuthorization covers it, so unbound it is nobody's"
