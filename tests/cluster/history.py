@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.cluster import paths
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.errors import ClusterError
 
 KEEP_ALL: Final = ("--etcd-compaction-interval=0",)
 """Flag of the API server, which else compacts every five minutes."""
@@ -37,7 +38,7 @@ class StoredSecret:
 
 
 def revisions(cluster: ControlPlane) -> Iterator[Revision]:
-    """All that were put, in their order; deletions hold nothing."""
+    """All that were put, in their order; deletions hold nothing. Errors: ClusterError (somebody compacted)."""
     cluster.etcdctl("put", _END, "")
     command = [str(paths.binaries() / "etcdctl"), f"--endpoints={cluster.etcd_url}"]
     command += ["watch", "/registry", "--prefix", "--rev=1", "--write-out=json"]
@@ -53,6 +54,7 @@ def revisions(cluster: ControlPlane) -> Iterator[Revision]:
                         yield Revision(key, base64.b64decode(value))
         finally:
             watch.terminate()
+    raise ClusterError("etcd does not hold its history from the first revision on")
 
 
 def secret(revision: Revision) -> StoredSecret | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import history
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 
@@ -15,7 +16,7 @@ _LOGS = pytest.StashKey[Path]()
 @pytest.fixture(scope="session")
 def control_plane(request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """One control plane for all tests of the session. Its logs are kept where a test failed."""
-    with ControlPlane.temporary("tests") as cluster:
+    with ControlPlane.temporary("tests", apiserver_flags=history.KEEP_ALL) as cluster:
         yield cluster
         if request.session.testsfailed:
             request.config.stash[_LOGS] = cluster.save_logs()

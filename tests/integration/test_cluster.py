@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import accounts, paths, versions
+from tests.cluster import accounts, history, paths, versions
 from tests.cluster.control_plane import ControlPlane, reap
 from tests.cluster.errors import ClusterError
 from tests.cluster.kubectl import Kubectl
@@ -140,3 +140,22 @@ def test_a_program_that_dies_is_reported_with_its_log(tmp_path: Path) -> None:
     process.start(["bash", "-c", "echo the reason; exit 1"])
     with pytest.raises(ClusterError, match=r"(?s)broken ended by itself.*the reason"):
         process.wait_until(lambda: False)
+
+
+def test_what_was_overwritten_is_found_again(control_plane: ControlPlane, kubectl: Kubectl, namespace: str) -> None:
+    kubectl.run("create", "secret", "generic", "app", "--from-literal=a=one", "-n", namespace)
+    kubectl.run("patch", "secret", "app", "-n", namespace, "--type=merge", '-p={"stringData": {"a": "two", "b": ""}}')
+    kubectl.run("annotate", "secret", "app", "-n", namespace, "c=d")
+    kubectl.run("delete", "secret", "app", "-n", namespace)
+    stored = [history.secret(revision) for revision in history.revisions(control_plane)]
+    ours = [s for s in stored if s is not None and (s.namespace, s.name, s.type) == (namespace, "app", "Opaque")]
+    assert [s.data for s in ours] == [{"a": b"one"}, {"a": b"two", "b": b""}, {"a": b"two", "b": b""}]
+    assert [dict(s.annotations) for s in ours] == [{}, {}, {"c": "d"}]
+
+
+def test_a_history_that_was_compacted_is_none() -> None:
+    with ControlPlane.temporary("compacted") as other:
+        now = json.loads(other.etcdctl("endpoint", "status", "--write-out=json"))[0]["Status"]["header"]["revision"]
+        other.etcdctl("compaction", str(now))
+        with pytest.raises(ClusterError, match="history"):
+            list(history.revisions(other))
