@@ -211,7 +211,7 @@ def test_every_call_leaves_one_audit_line_and_no_value(tenant: Tenant) -> None:
     asked = [
         ("app", tenant.token(), 200, "Allowed"),
         ("app", pod, 200, "Allowed"),
-        ("app", tenant.token(STRANGER), 403, "NotAuthorized"),
+        ("app", tenant.token(STRANGER), 403, "NotBoundToReferringPod"),
         ("missing", tenant.token(), 404, "NotFound"),
         ("app", "no.good.token", 401, "NotAuthenticated"),
     ]
