@@ -61,6 +61,23 @@ def test_a_protected_key_stays_while_secrets_depend_on_it(tenant: Tenant) -> Non
     assert tenant.record(key_id)["state"] == "Destroyed"
 
 
+def test_a_deletion_of_many_at_once_is_admitted_key_by_key(tenant: Tenant, other: Tenant) -> None:
+    """DELETE on the collection: admission gets no name, and the object all the same."""
+    _guard(other, protected=True)
+    for one in (tenant, other):
+        one.create_secret("database", password=PASSWORD)
+        one.kubectl.run("label", "rootkey", one.name, f"many={tenant.name}")
+    _wait(other, f"rootkey/{other.name}", "{.status.dependents.secrets}=1")
+    key_id = tenant.key_id
+    selected = f"/apis/keyshred.dev/v1alpha1/rootkeys?labelSelector=many%3D{tenant.name}"
+    refused = tenant.kubectl.run("delete", "--raw", selected, check=False)
+    assert refused.returncode != 0 and "is protected" in refused.stderr
+    tenant.kubectl.run("delete", "rootkey", tenant.name, "--ignore-not-found", "--timeout=30s")
+    assert tenant.record(key_id)["state"] == "Destroyed"
+    assert tenant.record(key_id)["evidence"]["requestedBy"] == "test-admin"
+    assert other.unseal("database") == {"password": PASSWORD}
+
+
 def _guard(tenant: Tenant, **destruction: object) -> None:
     patch = json.dumps({"spec": {"destruction": destruction}})
     tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", "-p", patch)
