@@ -30,6 +30,18 @@ def keyshred(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
 
 
 @pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
+    """An installation for one test, which takes its CRDs or all of it away."""
+    with ControlPlane.temporary("own") as cluster:
+        installation = Keyshred(cluster, SoftHsm.create(cluster.directory / "token"))
+        installation.up()
+        failed = request.session.testsfailed
+        yield installation
+        if request.session.testsfailed > failed:
+            print(f"\nlogs: {cluster.save_logs()}")
+
+
+@pytest.fixture
 def tenant(keyshred: Keyshred) -> Tenant:
     """A fresh tenant, ready to seal."""
     return Tenant.create(keyshred)

@@ -2,27 +2,11 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from uuid import UUID
 
-import pytest
-
-from tests.cluster.control_plane import ControlPlane
 from tests.cluster.keyshred import Keyshred
 from tests.cluster.softhsm import MODULE, SoftHsm
 from tests.integration.system.tenant import Tenant, authorization, root_key
-
-
-@pytest.fixture
-def own(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
-    """An installation for one test: it takes the CRDs away."""
-    with ControlPlane.temporary("custody") as cluster:
-        installation = Keyshred(cluster, SoftHsm.create(cluster.directory / "token"))
-        installation.up()
-        failed = request.session.testsfailed
-        yield installation
-        if request.session.testsfailed > failed:
-            print(f"\nlogs: {cluster.save_logs()}")
 
 
 def test_deleting_the_crd_loses_no_key(own: Keyshred) -> None:

@@ -1,13 +1,8 @@
 """Grace and protection as a user meets them, and an installation that is taken away."""
 
 import json
-from collections.abc import Iterator
 
-import pytest
-
-from tests.cluster.control_plane import ControlPlane
 from tests.cluster.keyshred import Keyshred, manifests
-from tests.cluster.softhsm import SoftHsm
 from tests.integration.system.tenant import Tenant, root_key
 
 PASSWORD = "correct-horse-battery-staple"  # a plaintext to come back to
@@ -85,18 +80,6 @@ def _guard(tenant: Tenant, **destruction: object) -> None:
 
 def _wait(tenant: Tenant, what: str, jsonpath: str) -> None:
     tenant.kubectl.run("wait", f"--for=jsonpath={jsonpath}", what, "--timeout=60s")
-
-
-@pytest.fixture
-def own(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
-    """An installation for one test: it is taken away."""
-    with ControlPlane.temporary("uninstall") as cluster:
-        installation = Keyshred(cluster, SoftHsm.create(cluster.directory / "token"))
-        installation.up()
-        failed = request.session.testsfailed
-        yield installation
-        if request.session.testsfailed > failed:
-            print(f"\nlogs: {cluster.save_logs()}")
 
 
 def test_an_installation_that_is_taken_away_takes_no_key_along(own: Keyshred) -> None:
