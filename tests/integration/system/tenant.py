@@ -66,6 +66,13 @@ class Tenant:
         names = [f"rootkey/{self.name}", f"keyauthorization/{self.name}"]
         self.kubectl.run("wait", "--for=condition=Ready", "--timeout=30s", *names)
 
+    def wait_policies(self) -> None:
+        """Returns when the API server's policies decide again: one that restarted takes a moment to know the CRDs."""
+        asked = json.dumps(self._pod("asked"))
+        self.keyshred.webhook.wait_until(
+            lambda: self.kubectl.run("create", "--dry-run=server", "-f", "-", input=asked, check=False).returncode == 0
+        )
+
     @property
     def key_id(self) -> str:
         """The RootKey's key ID."""
@@ -86,14 +93,16 @@ class Tenant:
 
         By imagePullSecrets: a reference that shows no container a value, and so is let into a sealing namespace.
         """
+        self.kubectl.create(self._pod(name, *secrets, account=account))
+
+    def _pod(self, name: str, *secrets: str, account: str = READER) -> dict[str, Any]:
         spec = {
             "serviceAccountName": account,
             "automountServiceAccountToken": False,
             "imagePullSecrets": [{"name": secret} for secret in secrets],
             "containers": [{"name": "c", "image": "none"}],
         }
-        metadata = {"name": name, "namespace": self.name}
-        self.kubectl.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.name}, "spec": spec}
 
     def stored(self, name: str) -> dict[str, Any]:
         """The Secret as the API server gives it."""

@@ -56,6 +56,7 @@ def test_nothing_is_lost_and_nothing_stored_in_plaintext(patient: Keyshred) -> N
         until(lambda: stream.rounds > before + 5)
     assert stream.failures, "it went on while nobody was there"
     stream.check()
-    # The controller too.
+    # The policies and the controller too.
+    tenant.wait_policies()
     Tenant.create(patient).create_secret("app", a="one")
     assert {patient.webhook.pid, patient.controller.pid, *patient.workers()} == pids

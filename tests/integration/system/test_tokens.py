@@ -96,6 +96,7 @@ def test_a_renewed_token_is_taken_up(inside: Inside) -> None:
     inside.cluster.start_apiserver()
     until(lambda: as_before.run("get", "rootkeys", check=False).returncode != 0)
     inside.webhook.wait_until(inside.is_ready)
+    tenant.wait_policies()
     assert tenant.unseal("app") == {"a": "one"}
     Tenant.create(inside).create_secret("app", a="two")
     assert (inside.webhook.pid, inside.controller.pid) == pids
