@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from keyshred.errors import ConfigInvalid
 
-S = TypeVar("S", bound="CommonSettings")
+S = TypeVar("S", bound="BasicSettings")
 
 
 def option(help_text: str, default: Any = MISSING, *, positive: bool = False) -> Any:
@@ -28,8 +28,29 @@ SLOW_CALLS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommonSettings:
-    """What every process that talks to a token and to an API server needs."""
+class BasicSettings:
+    """What every command that talks to an API server needs."""
+
+    kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
+    namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
+    log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
+
+    def check(self) -> None:
+        """Raises ConfigInvalid for a value that contradicts itself or another one."""
+        if self.log_level not in ("INFO", "WARNING", "ERROR"):
+            raise ConfigInvalid(f"--log-level {self.log_level}: use INFO, WARNING or ERROR")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            # "nan" and "inf" are numbers to float(), and no comparison below would catch them.
+            if f.type in (int, float) and not 0 <= value < math.inf:
+                raise ConfigInvalid(f"--{_flag(f.name)} {value}: must be finite and not negative")
+            if value == 0 and f.metadata["positive"]:
+                raise ConfigInvalid(f"--{_flag(f.name)}: must be more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings(BasicSettings):
+    """What every process that talks to a token, too, needs."""
 
     token_uri: str = option(
         "PKCS#11 token as an RFC 7512 URI with module-path and pin-source, "
@@ -48,21 +69,6 @@ class CommonSettings:
     hsm_queue: int = option(
         "calls that may wait for the token before further ones are turned away", HSM_QUEUE, positive=True
     )
-    kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
-    namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
-    log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
-
-    def check(self) -> None:
-        """Raises ConfigInvalid for a value that contradicts itself or another one."""
-        if self.log_level not in ("INFO", "WARNING", "ERROR"):
-            raise ConfigInvalid(f"--log-level {self.log_level}: use INFO, WARNING or ERROR")
-        for f in fields(self):
-            value = getattr(self, f.name)
-            # "nan" and "inf" are numbers to float(), and no comparison below would catch them.
-            if f.type in (int, float) and not 0 <= value < math.inf:
-                raise ConfigInvalid(f"--{_flag(f.name)} {value}: must be finite and not negative")
-            if value == 0 and f.metadata["positive"]:
-                raise ConfigInvalid(f"--{_flag(f.name)}: must be more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +96,14 @@ class WebhookSettings(CommonSettings):
     compare_misses: int = option(
         "wrong guesses per hour, user, Secret and worker after which values are sealed fresh instead of compared", 10
     )
+    least_grace_period: str = option(
+        "least spec.destruction.gracePeriod that a RootKey may ask for, a Go duration", "0s"
+    )
+    require_protected: bool = option("whether every RootKey must have spec.destruction.protected", False)
 
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
-        CommonSettings.check(self)
+        BasicSettings.check(self)
         if not 1 <= self.workers <= 64:
             raise ConfigInvalid(f"--workers {self.workers}: use 1 to 64")
         if self.port > 65535:
@@ -122,10 +132,16 @@ class ControllerSettings(CommonSettings):
     )
     lease_duration: float = option("seconds after which a controller that stopped renewing its Lease is replaced", 15.0)
     hsm_backup_retention: str = option("how long backups of the HSM are kept, for the record; empty: unknown", "")
+    token_record: str = option(
+        "ConfigMap in keyshred's namespace that remembers which token the keys are in; nothing is done with another "
+        "one while it is there; empty: any token that the URI matches is taken",
+        "",
+    )
+    mode: str = option("evaluation or production, for that ConfigMap", "production")
 
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
-        CommonSettings.check(self)
+        BasicSettings.check(self)
         if self.lease_duration < 2 * SLOW_CALLS * self.hsm_deadline:
             raise ConfigInvalid(
                 f"--lease-duration must be at least {2 * SLOW_CALLS:.0f} times --hsm-deadline: a step in the HSM has "
@@ -133,14 +149,34 @@ class ControllerSettings(CommonSettings):
             )
 
 
-_KINDS: Final[Mapping[Any, str]] = {int: "whole number", float: "number", str: "text"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings(BasicSettings):
+    """`keyshred evaluation-token`: the software token of the evaluation mode."""
+
+    make: bool = option("whether to make token and PINs where there are none, as the controller's pod does", False)
+    storage: str = option("pvc or node: where the folder is, for messages and for the record", "node")
+    node: str = option("name of this node, for messages and for the record", "")
+    folder: str = option("folder of the token", "/var/lib/keyshred")
+    pin_file: str = option("where to leave the user PIN for the container that comes next", "/run/keyshred/pin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings(BasicSettings):
+    """`keyshred check`: what `helm test` asks."""
+
+    url: str = option("the webhook's Service, e.g. https://keyshred-webhook.keyshred.svc")
+    ca: str = option("PEM file with the certificates that clients trust (ConfigMap keyshred-ca)")
+
+
+_KINDS: Final[Mapping[Any, str]] = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def add_arguments(parser: argparse.ArgumentParser, cls: type[CommonSettings]) -> None:
+def add_arguments(parser: argparse.ArgumentParser, cls: type[BasicSettings]) -> None:
     """One flag per field of `cls`; absent flags stay out of the namespace."""
     for f in fields(cls):
         default = "required" if f.default is MISSING else f"default {f.default!r}"
@@ -172,8 +208,8 @@ def read(cls: type[S], flags: Mapping[str, str], environ: Mapping[str, str] = os
             continue
         convert: Any = f.type
         try:
-            values[f.name] = convert(raw)
-        except ValueError:
+            values[f.name] = _BOOLEANS[raw.lower()] if convert is bool else convert(raw)
+        except (ValueError, KeyError):
             raise ConfigInvalid(f"--{_flag(f.name)}: {raw!r} is not a {_KINDS[convert]}") from None
     if missing:
         raise ConfigInvalid(f"missing: {', '.join(missing)}")

@@ -47,6 +47,10 @@ RELEASER_ROLE_BINDING: Final = "keyshred-secret-releaser"
 WEBHOOK_SERVICE_ACCOUNT: Final = "keyshred-webhook"
 CONTROLLER_SERVICE_ACCOUNT: Final = "keyshred-controller"
 CONTROLLER_LEASE: Final = "keyshred-controller"
+TOKEN_CONFIG_MAP: Final = "keyshred-token"  # noqa: S105
+"""ConfigMap in keyshred's namespace: which token the keys of this cluster are in."""
+PINS_SECRET: Final = "keyshred-token-pins"  # noqa: S105
+"""Secret in keyshred's namespace: PINs of the evaluation mode's token."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "keyshred"
 

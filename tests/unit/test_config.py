@@ -109,3 +109,14 @@ def test_every_option_is_a_flag_with_help(cls: type[CommonSettings]) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
         webhook().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("raw", "value"), [("true", True), ("false", False), ("True", True)])
+def test_true_and_false(raw: str, value: bool) -> None:
+    assert read(EvaluationSettings, {"make": raw}, {}).make is value
+
+
+@pytest.mark.parametrize("raw", ["yes", "1", ""])
+def test_what_is_neither_true_nor_false(raw: str) -> None:
+    with pytest.raises(ConfigInvalid, match="--make: .* is not a true or false"):
+        read(EvaluationSettings, {"make": raw}, {})

@@ -2,10 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keyshred import __version__
-from keyshred.config import CommonSettings, ControllerSettings, WebhookSettings, add_arguments, read
+from keyshred.config import (
+    BasicSettings,
+    CheckSettings,
+    ControllerSettings,
+    EvaluationSettings,
+    WebhookSettings,
+    add_arguments,
+    read,
+)
 from keyshred.errors import ConfigInvalid, KeyshredError, Malformed
 
 EXIT_FAILED = 1
@@ -18,14 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = vars(_parser().parse_args(argv))
     command: str = flags.pop("command")
     try:
-        if command == "webhook":
-            from keyshred.webhook.main import run as run_webhook  # each process loads only what it needs
-
-            run_webhook(read(WebhookSettings, flags))
-        else:
-            from keyshred.controller.main import run as run_controller
-
-            run_controller(read(ControllerSettings, flags))
+        _run(command, flags)
     except (ConfigInvalid, Malformed) as error:  # Malformed: the token URI
         print(f"keyshred {command}: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -35,15 +36,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(command: str, flags: Mapping[str, str]) -> None:
+    # Each process loads only what it needs.
+    match command:
+        case "webhook":
+            from keyshred.webhook.main import run as run_webhook
+
+            run_webhook(read(WebhookSettings, flags))
+        case "controller":
+            from keyshred.controller.main import run as run_controller
+
+            run_controller(read(ControllerSettings, flags))
+        case "evaluation-token":
+            from keyshred.cli.evaluation import run as run_evaluation
+
+            run_evaluation(read(EvaluationSettings, flags))
+        case "check":
+            from keyshred.cli.check import run as run_check
+
+            run_check(read(CheckSettings, flags))
+        case _:
+            from keyshred.cli.uninstall_notice import run as run_notice
+
+            run_notice(read(BasicSettings, flags))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="keyshred", description="HSM-rooted encryption of Kubernetes Secrets, with crypto-shredding."
     )
     parser.add_argument("--version", action="version", version=f"keyshred {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    described: tuple[tuple[str, type[CommonSettings], str], ...] = (
+    described: tuple[tuple[str, type[BasicSettings], str], ...] = (
         ("webhook", WebhookSettings, "admission and unsealing; run two or more"),
         ("controller", ControllerSettings, "keys, records, namespace labels and destruction; one is active"),
+        (
+            "evaluation-token",
+            EvaluationSettings,
+            "makes the software token of the evaluation mode, once, or waits for it",
+        ),
+        ("check", CheckSettings, "asks an installation whether it works, as helm test does"),
+        ("uninstall-notice", BasicSettings, "says what stays sealed when keyshred goes"),
     )
     for name, settings, text in described:
         sub = commands.add_parser(name, help=text, description=text)

@@ -11,6 +11,7 @@ from keyshred.config import SLOW_CALLS, ControllerSettings
 from keyshred.controller.lease import Lease
 from keyshred.controller.parts import BY, Job, Parts
 from keyshred.controller.queue import WorkQueue
+from keyshred.controller.token_record import TokenRecord
 from keyshred.controller.watch import Watch
 from keyshred.controller.work import Work
 from keyshred.hsm.service import HsmService
@@ -47,12 +48,14 @@ async def _run(settings: ControllerSettings) -> None:
             clock=loop.time,
         )
         stack.push_async_callback(lease.release)
-        hsm = HsmService.of(settings)
-        # Before the Lease is given back: what the token is at ends while nobody else may begin.
-        stack.push_async_callback(hsm.close)
         await _first(stop.wait(), lease.acquire())
         if stop.is_set():
             return
+        token_record = TokenRecord(kube, settings)
+        settings = await token_record.hold()
+        hsm = HsmService.of(settings)
+        # Before the Lease is given back: what the token is at ends while nobody else may begin.
+        stack.push_async_callback(hsm.close)
         work: Work
 
         async def handle(job: Job) -> None:
@@ -60,7 +63,7 @@ async def _run(settings: ControllerSettings) -> None:
 
         queue = WorkQueue[Job](handle)
         watch = Watch(kube, queue.add, settings.kubeconfig)
-        work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, queue.add), watch)
+        work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, token_record, queue.add), watch)
         await _first(stop.wait(), lease.keep(), hsm.until_hopeless(), queue.run(), work.run(), watch.run())
         log.info("stopping")
 

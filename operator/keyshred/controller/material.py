@@ -99,6 +99,7 @@ class Materials:
     async def _generate(self, obj: Json, record: Json) -> tuple[Json, TokenStatus]:
         hsm, ref, uid = self._parts.hsm, KeyRef(key_id_of(record), 1), obj["metadata"]["uid"]
         token = await hsm.status()
+        await self._parts.token_record.remember(token)
         await self._ledger.check(record, token)
         found = await hsm.find(ref.key_id)
         intended = any(
@@ -137,6 +138,7 @@ class Materials:
     async def _adopt(self, obj: Json, record: Json) -> tuple[Json, TokenStatus]:
         hsm, key_id = self._parts.hsm, key_id_of(record)
         token = await hsm.status()
+        await self._parts.token_record.remember(token)
         known = {v["version"]: v for v in record["status"].get("versions") or ()}
         await self._ledger.check(record, token)
         found = await hsm.find(key_id)

@@ -9,6 +9,7 @@ from uuid import UUID
 from keyshred.config import ControllerSettings
 from keyshred.controller.index import Index
 from keyshred.controller.lease import Lease
+from keyshred.controller.token_record import TokenRecord
 from keyshred.hsm.service import HsmService
 from keyshred.kube.client import Json, Kube, own_path
 from keyshred.kube.events import Events
@@ -59,6 +60,7 @@ class Parts:
     records: Records
     events: Events
     lease: Lease
+    token_record: TokenRecord
     enqueue: Callable[[Job, float], None]
     """Job and seconds from now."""
     dependents: dict[UUID, Dependents] = field(default_factory=dict)

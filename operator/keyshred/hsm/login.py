@@ -1,6 +1,7 @@
 """From a loaded module to a logged-in session of the one token that the token URI means."""
 
 import contextlib
+from dataclasses import replace
 
 from keyshred.errors import HsmUnavailable, PinRefused, TokenMismatch
 from keyshred.hsm import softhsm
@@ -41,6 +42,12 @@ def _choose(
     if len(matching) > 1:
         raise TokenMismatch(f"{len(matching)} tokens match the token URI: add serial=")
     if not matching:
+        same = [info for info, _ in tokens if _matches(replace(uri, serial=None), info)]
+        if same:
+            raise TokenMismatch(
+                f"the token {same[0].label} that is there has the serial {same[0].serial} and not {uri.serial}: bring "
+                "that one back (docs/install.md, 'Another token')"
+            )
         if any(uri.token == info.label for info, _ in tokens):
             raise TokenMismatch("the token that the URI names is there, but differs in another attribute")
         raise HsmUnavailable("no token that matches the token URI is there")

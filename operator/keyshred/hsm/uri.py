@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from keyshred.errors import Malformed
 
@@ -70,6 +71,13 @@ def parse(text: str) -> TokenUri:
         slot_id=None if slot_id is None else _number("slot-id", slot_id),
         **{_PATH_FIELDS[name]: value for name, value in found.items()},
     )
+
+
+def with_serial(text: str, serial: str) -> str:
+    """The token URI, which names no serial, with this one."""
+    path, mark, query = text.partition("?")
+    separator = "" if path == _SCHEME else ";"
+    return f"{path}{separator}serial={quote(serial, safe='')}{mark}{query}"
 
 
 def _attributes(part: str, separator: str, value_shape: re.Pattern[str], where: str) -> dict[str, str]:

@@ -27,3 +27,10 @@ def parse(text: str) -> timedelta:
         return timedelta(microseconds=int(total.to_integral_value(ROUND_CEILING)))
     except OverflowError:
         raise Malformed(f"{text[:32]!r} is too long a duration") from None
+
+
+def text(duration: timedelta) -> str:
+    """Such as 72h0m0s: what Go prints, down to whole seconds."""
+    minutes, seconds = divmod(int(duration.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

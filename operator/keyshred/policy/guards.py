@@ -5,10 +5,11 @@ period, or restores the key without one, still waits for the old one.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from keyshred.errors import KeyProtected, PolicyNotFresh
+from keyshred.errors import KeyProtected, PolicyNotFresh, Refused
 from keyshred.policy import durations
 from keyshred.times import stamp
 
@@ -17,6 +18,27 @@ Json = dict[str, Any]
 _NONE: Final[Json] = {"gracePeriod": "0s", "protected": False}
 _COUNT_MAX_AGE: Final = timedelta(minutes=5)
 """Older counts of dependents decide nothing. The controller, which counts anew before it begins, has the last word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """What every RootKey of this installation has to ask for at least."""
+
+    grace_period: timedelta = timedelta(0)
+    protected: bool = False
+
+    def check(self, name: str, wanted: Mapping[str, Any]) -> None:
+        """Returns if the guards (as from `asked`) reach the floors. Raises Refused."""
+        below = []
+        if durations.parse(wanted["gracePeriod"]) < self.grace_period:
+            below.append(f"gracePeriod {durations.text(self.grace_period)} or more (it is {wanted['gracePeriod']})")
+        if self.protected and not wanted["protected"]:
+            below.append("protected: true")
+        if below:
+            raise Refused(
+                f"RootKey {name}: this installation asks for {' and '.join(below)} in spec.destruction "
+                "(chart value destructionFloors): set that first"
+            )
 
 
 def asked(spec: Mapping[str, Any]) -> Json:

@@ -1,7 +1,7 @@
 """Admission of keyshred's own resources: stamps that users cannot give, and the record of an admitted delete."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -31,18 +31,20 @@ class Guard:
     kube: Kube
     snapshot: Snapshot
     records: Records
+    floors: guards.Floors = field(default_factory=guards.Floors)
 
     async def stamp_root_key(self, review: Review) -> Answer:
         """CREATE: draws the key ID and sets the finalizer. UPDATE: puts back what a replace dropped.
 
-        Raises Refused for a key ID that is given without `origin: Adopted`, in use, or destroyed; and for guards that
-        are weakened: KeyProtected, PolicyNotFresh.
+        Raises Refused for a key ID that is given without `origin: Adopted`, in use, or destroyed; for guards below
+        the floors; and for guards that are weakened: KeyProtected, PolicyNotFresh.
         """
         obj = _object(review)
         spec, meta = _spec(obj), _metadata(obj)
         finalizers = list(meta.get("finalizers") or ())
         patch: list[Json] = []
         if review.operation == "CREATE":
+            self.floors.check(str(meta.get("name") or meta.get("generateName") or ""), _guards_of(spec))
             given = spec.get("keyID")
             if given and spec.get("origin") != "Adopted":
                 raise Refused(
@@ -88,7 +90,7 @@ class Guard:
     async def admit_delete(self, review: Review) -> Answer:
         """DELETE of a RootKey: records who asked, the one side effect of admission, and warns of what it will cost.
 
-        Raises Refused for the garbage collector: nobody asked for that delete.
+        Raises Refused for the garbage collector: nobody asked for that delete; and for guards below the floors.
         """
         obj = review.old_object
         if review.operation != "DELETE" or obj is None:
@@ -99,6 +101,7 @@ class Guard:
         name = str(meta.get("name"))
         if meta.get("deletionTimestamp") or not key_id:
             return ALLOW
+        self.floors.check(name, _guards_of(_spec(obj)))
         dependents = _field(_field(obj, "status"), "dependents")
         record = await self.records.get(_key_id(key_id))
         recorded = ((record or {}).get("status") or {}).get("guards")
@@ -126,6 +129,8 @@ class Guard:
         before, after = _guards_of(_spec(old)), _guards_of(spec)
         if before == after:
             return
+        # What is below a floor that came later may stay so, since a key must be suspended in a hurry; until its end.
+        self.floors.check(str(_metadata(old).get("name")), after)
         key_id = _spec(old).get("keyID")
         record = await self.records.get(_key_id(key_id)) if key_id else None
         guards.check_weakening(

@@ -16,6 +16,7 @@ from keyshred.errors import ConfigInvalid
 from keyshred.hsm import uri
 from keyshred.kube.client import Kube
 from keyshred.observe.process import prepare
+from keyshred.policy import durations
 from keyshred.webhook import worker
 from keyshred.webhook.board import Board, now
 from keyshred.webhook.tls import server_context
@@ -50,6 +51,7 @@ def run(settings: WebhookSettings) -> None:
 async def _run(settings: WebhookSettings) -> None:
     server_context(settings)
     uri.parse(settings.token_uri)
+    durations.parse(settings.least_grace_period)
     await (await Kube.connect(settings.kubeconfig)).close()
     listener = _listen(settings)
     # Printed, for those who let the system choose the port.

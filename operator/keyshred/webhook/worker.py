@@ -16,6 +16,8 @@ from keyshred.hsm.service import HsmService
 from keyshred.kube.client import Kube
 from keyshred.kube.records import Records
 from keyshred.observe.process import prepare, without_details
+from keyshred.policy import durations
+from keyshred.policy.guards import Floors
 from keyshred.webhook.board import Board
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
@@ -72,7 +74,12 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     parts = Parts(
         readiness=readiness,
         secrets=SecretAdmission(snapshot, keys, CompareLimit(settings.compare_misses, time.monotonic)),
-        guard=Guard(kube, snapshot, Records(kube)),
+        guard=Guard(
+            kube,
+            snapshot,
+            Records(kube),
+            Floors(durations.parse(settings.least_grace_period), settings.require_protected),
+        ),
         namespaces=NamespaceAdmission(snapshot),
         unsealing=Unsealing(kube, snapshot, keys, Tokens(kube, settings.token_review_ttl)),
     )

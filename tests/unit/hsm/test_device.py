@@ -307,7 +307,7 @@ def test_exactly_one_token_must_match(
 
 def test_a_token_with_the_label_but_another_serial_gets_no_pin(token: Token, pin: PinFile) -> None:
     device = Pkcs11Device(TokenUri(Path("/m"), Path("/p"), token="label", serial="other"), pin)
-    with pytest.raises(TokenMismatch, match="another attribute"):
+    with pytest.raises(TokenMismatch, match="the serial serial and not other"):
         device.status()
     assert "login" not in token.log
 

@@ -1,6 +1,7 @@
 """Token URIs (RFC 7512)."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyshred.errors import Malformed
-from keyshred.hsm.uri import TokenUri, parse
+from keyshred.hsm.uri import TokenUri, parse, with_serial
 
 QUERY = "?module-path=/lib/p11.so&pin-source=file:/run/pin"
 
@@ -100,3 +101,9 @@ def test_no_text_makes_it_fail_otherwise(text: str) -> None:
     for uri in (text, "pkcs11:" + text, f"pkcs11:token={text}{QUERY}", f"pkcs11:token=t{QUERY}{text}"):
         with contextlib.suppress(Malformed):
             parse(uri)
+
+
+@given(st.text(min_size=1).filter(lambda text: "\0" not in text and text.isprintable()))
+def test_a_serial_can_be_added(serial: str) -> None:
+    for uri in (f"pkcs11:token=t{QUERY}", f"pkcs11:token=t;model=m{QUERY}"):
+        assert parse(with_serial(uri, serial)) == replace(parse(uri), serial=serial)

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from keyshred.errors import Malformed
+from keyshred.policy import durations
 from keyshred.policy.durations import parse
 
 
@@ -30,3 +31,8 @@ def test_parsing(text: str, expected: timedelta) -> None:
 def test_what_is_none(text: str) -> None:
     with pytest.raises(Malformed):
         parse(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "59s", "1m0s", "1h0m0s", "72h0m1s"])
+def test_text_is_what_go_prints(text: str) -> None:
+    assert durations.text(durations.parse(text)) == text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyshred.errors import KeyProtected, PolicyNotFresh
+from keyshred.errors import KeyProtected, PolicyNotFresh, Refused
 from keyshred.policy import guards
 from keyshred.policy.durations import parse
 
@@ -121,3 +121,24 @@ def test_the_ledger_is_told_in_words() -> None:
     assert guards.describe(noted) == (
         "gracePeriod 0s, protected true; 72h still counts until 2026-03-04T12:00:00.000000Z"
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({}, r"gracePeriod 24h0m0s or more \(it is 0s\) and protected: true"),
+        ({"gracePeriod": "23h59m", "protected": True}, "gracePeriod 24h0m0s"),
+        ({"gracePeriod": "24h"}, "protected: true"),
+        ({"gracePeriod": "1440m", "protected": True}, None),
+        ({"gracePeriod": "72h", "protected": True}, None),
+    ],
+)
+def test_floors(spec: dict[str, Any], says: str | None) -> None:
+    floors = guards.Floors(timedelta(hours=24), protected=True)
+    wanted = guards.asked({"destruction": spec})
+    guards.Floors().check("a", wanted)
+    if says is None:
+        floors.check("a", wanted)
+    else:
+        with pytest.raises(Refused, match=says):
+            floors.check("a", wanted)

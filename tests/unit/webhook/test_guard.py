@@ -1,6 +1,9 @@
 """Admission of RootKeys and KeyAuthorizations."""
 
+import copy
 import uuid
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from keyshred.errors import KeyProtected, Malformed, PolicyNotFresh, Refused
 from keyshred.kube.client import own_path
 from keyshred.kube.records import Records
 from keyshred.names import FINALIZER, KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.policy.guards import Floors
 from keyshred.times import rfc3339, utc_now
 from keyshred.webhook.guard import GARBAGE_COLLECTORS, Guard
 from keyshred.webhook.review import ALLOW, Review
@@ -297,3 +301,32 @@ async def test_without_the_record_there_is_no_delete() -> None:
 
 def test_allow_is_empty() -> None:
     assert (ALLOW.patch, ALLOW.warnings) == ((), ())
+
+
+# --- floors
+
+FLOORS = Floors(timedelta(hours=1), protected=False)
+
+
+async def test_a_new_root_key_below_the_floors_is_refused() -> None:
+    floored = replace(guard(), floors=FLOORS)
+    with pytest.raises(Refused, match="gracePeriod 1h0m0s or more"):
+        await floored.stamp_root_key(review("CREATE", {"metadata": {"name": "a"}, "spec": {}}))
+    asked = {"metadata": {"name": "a"}, "spec": {"destruction": {"gracePeriod": "60m"}}}
+    assert (await floored.stamp_root_key(review("CREATE", asked))).patch
+
+
+async def test_one_from_before_the_floors_can_be_suspended_and_raised_and_not_destroyed() -> None:
+    old = root_key("a")
+    floored = replace(guard(old, kube=with_root_key(old)), floors=FLOORS)
+    suspended = copy.deepcopy(old)
+    suspended["spec"]["suspended"] = True
+    await floored.stamp_root_key(review("UPDATE", suspended, old))
+    with pytest.raises(Refused, match="set that first"):
+        await floored.admit_delete(review("DELETE", None, old))
+    raised = copy.deepcopy(old)
+    raised["spec"]["destruction"] = {"gracePeriod": "1h"}
+    await floored.stamp_root_key(review("UPDATE", raised, old))
+    assert (await floored.admit_delete(review("DELETE", None, raised))).warnings
+    with pytest.raises(Refused, match="set that first"):
+        await floored.stamp_root_key(review("UPDATE", old, raised))
