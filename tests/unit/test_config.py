@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from keyshred.config import CommonSettings, ControllerSettings, WebhookSettings, add_arguments, read
+from keyshred.config import (
+    CommonSettings,
+    ControllerSettings,
+    EvaluationSettings,
+    WebhookSettings,
+    add_arguments,
+    read,
+)
 from keyshred.errors import ConfigInvalid
 
 REQUIRED = {"token_uri": "pkcs11:token=t", "tls_cert": "c.pem", "tls_key": "k.pem"}
@@ -118,5 +125,5 @@ def test_true_and_false(raw: str, value: bool) -> None:
 
 @pytest.mark.parametrize("raw", ["yes", "1", ""])
 def test_what_is_neither_true_nor_false(raw: str) -> None:
-    with pytest.raises(ConfigInvalid, match="--make: .* is not a true or false"):
+    with pytest.raises(ConfigInvalid, match=r"--make: .* is not a true or false"):
         read(EvaluationSettings, {"make": raw}, {})
