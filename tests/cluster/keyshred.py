@@ -174,4 +174,4 @@ def install_crds(kubectl: Kubectl) -> None:
 
 def manifests(name: str) -> list[Any]:
     """The objects of one of the files in `install`."""
-    return list(yaml.safe_load_all((_MANIFESTS / name).read_text()))
+    return [document for document in yaml.safe_load_all((_MANIFESTS / name).read_text()) if document]
