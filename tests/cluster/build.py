@@ -36,6 +36,8 @@ class Tool:
     """Go string variables that the linker sets."""
     cold: str
     """What the first build takes on two cores, for the one who waits."""
+    own: str = ""
+    """Path of the tool's own module, where it has to be within another's to see what is internal there."""
 
     @property
     def directory(self) -> Path:
@@ -45,7 +47,7 @@ class Tool:
     @property
     def module(self) -> str:
         """The Go module of `directory`."""
-        return f"keyshred.dev/tests/{self.name}"
+        return self.own or f"keyshred.dev/tests/{self.name}"
 
     def stamp(self, binary: str) -> str:
         """Hash of everything that decides the bytes of `binary`, but for the Go release."""
@@ -69,6 +71,16 @@ def _kubernetes_variables(version: str) -> dict[str, str]:
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
     return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+
+
+def _helm_variables(version: str) -> dict[str, str]:
+    # Unset, Helm takes a cluster that it cannot ask for one of v1.20.
+    major, minor, _ = version.removeprefix("v").split(".")
+    return {
+        f"helm.sh/helm/v3/pkg/{package}.k8sVersion{part}": value
+        for package in ("chartutil", "lint/rules")
+        for part, value in (("Major", major), ("Minor", minor))
+    }
 
 
 TOOLS: Final = {
@@ -98,6 +110,21 @@ TOOLS: Final = {
             variables={},
             cold="about 1 minute",
         ),
+        Tool(
+            name="coredns",
+            modules={"github.com/coredns/coredns": versions.COREDNS},
+            packages={"coredns": "github.com/coredns/coredns"},
+            variables={},
+            cold="about 3 minutes",
+        ),
+        Tool(
+            name="kind",
+            modules={"sigs.k8s.io/kind": versions.KIND},
+            packages={"kind-config": "sigs.k8s.io/kind/pkg/keyshred/kind-config"},
+            variables={},
+            cold="seconds",
+            own="sigs.k8s.io/kind/pkg/keyshred",
+        ),
         # One module for all three: each alone would compile Kubernetes' client libraries at a version of its own.
         Tool(
             name="clients",
@@ -113,12 +140,14 @@ TOOLS: Final = {
                 "argocd": "keyshred.dev/tests/clients/argocd",
                 "flux": "keyshred.dev/tests/clients/flux",
             },
-            variables=_kubernetes_variables(versions.KUBERNETES),
+            variables=_kubernetes_variables(versions.KUBERNETES) | _helm_variables(versions.KUBERNETES),
             cold="about 2 minutes",
         ),
     )
 }
 CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
+NODE: Final = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
+"""What a control plane lacks to run pods, and what keyshred is installed with."""
 CLIENTS: Final = tuple(TOOLS["clients"].packages)
 """What others deploy with; for tests alone."""
 

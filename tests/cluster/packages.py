@@ -9,8 +9,25 @@ from typing import Final
 
 from tests.cluster.errors import ClusterError
 
-COMMANDS: Final = {"softhsm2": "softhsm2-util", "opensc": "pkcs11-tool", "git": "git", "build-essential": "cc"}
+COMMANDS: Final = {
+    "softhsm2": "softhsm2-util",
+    "opensc": "pkcs11-tool",
+    "git": "git",
+    "build-essential": "cc",
+    # For a node with its containers:
+    "containerd": "containerd",
+    "runc": "runc",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "busybox-static": "busybox",
+    # For keyshred's image:
+    "debootstrap": "debootstrap",
+    "buildah": "buildah",
+}
 """Package to a command of it, whose presence says that it is installed, by whatever means."""
+NODE: Final = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "busybox-static")
+IMAGE: Final = ("debootstrap", "buildah")
 
 
 def ensure(packages: Iterable[str]) -> None:
