@@ -77,8 +77,9 @@ class WebhookSettings(CommonSettings):
 
     listen: str = option("address to listen on", "0.0.0.0")  # noqa: S104 - a pod's port is there for others
     port: int = option("port to listen on; 0 picks a free one and prints it", 8443)
-    tls_cert: str = option("PEM file with the serving certificate and its chain")
-    tls_key: str = option("PEM file with the private key of the serving certificate")
+    tls_cert: str = option("PEM file with the serving certificate and its chain", "")
+    tls_key: str = option("PEM file with the private key of the serving certificate", "")
+    tls_secret: str = option("or the Secret in keyshred's namespace with both (tls.crt, tls.key)", "")
     client_ca: str = option(
         "PEM file with the CA of the API server's client certificate; where given, admission requires one", ""
     )
@@ -112,6 +113,8 @@ class WebhookSettings(CommonSettings):
             raise ConfigInvalid("--policy-max-age is 1 s, --token-review-ttl 10 s at most: revocation rests on them")
         if self.policy_confirm_every >= self.policy_max_age:
             raise ConfigInvalid("--policy-confirm-every must be less than --policy-max-age")
+        if bool(self.tls_secret) == bool(self.tls_cert) or bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigInvalid("give --tls-cert and --tls-key, or --tls-secret")
         if self.client_name and not self.client_ca:
             raise ConfigInvalid("--client-name needs --client-ca")
 
@@ -132,6 +135,18 @@ class ControllerSettings(CommonSettings):
     )
     lease_duration: float = option("seconds after which a controller that stopped renewing its Lease is replaced", 15.0)
     hsm_backup_retention: str = option("how long backups of the HSM are kept, for the record; empty: unknown", "")
+    certificates: str = option(
+        "who makes the webhook's certificates: self, cert-manager (by the Secret keyshred-webhook-cert-manager), or "
+        "none where they come as files",
+        "none",
+    )
+    certificate_lifetime: float = option("seconds that a serving certificate is good for", 90 * 86400.0, positive=True)
+    ca_lifetime: float = option("seconds that keyshred's own authority is good for", 365 * 86400.0, positive=True)
+    ca_overlap: float = option(
+        "seconds that clients and webhooks get to take note of a new authority or certificate", 300.0, positive=True
+    )
+    certificate_hosts: str = option("further DNS names and addresses of the webhook, separated by commas", "")
+    cluster_domain: str = option("the cluster's DNS domain", "cluster.local")
     token_record: str = option(
         "ConfigMap in keyshred's namespace that remembers which token the keys are in; nothing is done with another "
         "one while it is there; empty: any token that the URI matches is taken",
@@ -142,6 +157,12 @@ class ControllerSettings(CommonSettings):
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
         BasicSettings.check(self)
+        if self.certificates not in ("self", "cert-manager", "none"):
+            raise ConfigInvalid(f"--certificates {self.certificates}: use self, cert-manager or none")
+        if self.ca_lifetime < 3 * self.certificate_lifetime:
+            raise ConfigInvalid("--ca-lifetime must be at least three times --certificate-lifetime")
+        if self.certificate_lifetime < 6 * self.ca_overlap:
+            raise ConfigInvalid("--certificate-lifetime must be at least six times --ca-overlap")
         if self.lease_duration < 2 * SLOW_CALLS * self.hsm_deadline:
             raise ConfigInvalid(
                 f"--lease-duration must be at least {2 * SLOW_CALLS:.0f} times --hsm-deadline: a step in the HSM has "

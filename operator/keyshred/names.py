@@ -47,6 +47,17 @@ RELEASER_ROLE_BINDING: Final = "keyshred-secret-releaser"
 WEBHOOK_SERVICE_ACCOUNT: Final = "keyshred-webhook"
 CONTROLLER_SERVICE_ACCOUNT: Final = "keyshred-controller"
 CONTROLLER_LEASE: Final = "keyshred-controller"
+WEBHOOK_SERVICE: Final = "keyshred-webhook"
+WEBHOOK_CONFIGURATION: Final = "keyshred"
+"""Of both, the mutating and the validating one."""
+TLS_SECRET: Final = "keyshred-webhook-tls"  # noqa: S105
+"""Secret in keyshred's namespace: what the webhook serves with."""
+CA_SECRET: Final = "keyshred-webhook-ca"  # noqa: S105
+"""Secret in keyshred's namespace: the authorities behind it."""
+CERT_MANAGER_SECRET: Final = "keyshred-webhook-cert-manager"  # noqa: S105
+"""Secret in keyshred's namespace that cert-manager writes, where it is to make the certificates."""
+CA_CONFIG_MAP: Final = "keyshred-ca"
+"""ConfigMap in keyshred's namespace: what clients of the unseal call trust."""
 TOKEN_CONFIG_MAP: Final = "keyshred-token"  # noqa: S105
 """ConfigMap in keyshred's namespace: which token the keys of this cluster are in."""
 PINS_SECRET: Final = "keyshred-token-pins"  # noqa: S105

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from keyshred.config import SLOW_CALLS, ControllerSettings
+from keyshred.controller.certificates import Certificates
 from keyshred.controller.lease import Lease
 from keyshred.controller.parts import BY, Job, Parts
 from keyshred.controller.queue import WorkQueue
@@ -51,6 +52,9 @@ async def _run(settings: ControllerSettings) -> None:
         await _first(stop.wait(), lease.acquire())
         if stop.is_set():
             return
+        certificates = Certificates(kube, settings)
+        keeping = asyncio.create_task(certificates.run())
+        stack.callback(keeping.cancel)
         token_record = TokenRecord(kube, settings)
         settings = await token_record.hold()
         hsm = HsmService.of(settings)

@@ -22,6 +22,7 @@ from keyshred.names import GROUP, VERSION
 Json = dict[str, Any]
 
 MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
@@ -107,6 +108,10 @@ class Kube:
     ) -> Json:
         """Merge patch (RFC 7396); a `resourceVersion` in it makes it conditional."""
         return await self._json("PATCH", url, body=body, content_type=MERGE_PATCH, accept=accept, params=params)
+
+    async def json_patch(self, url: str, operations: list[Json]) -> Json:
+        """JSON patch (RFC 6902). Raises Refused where one of its tests does not hold."""
+        return await self._json("PATCH", url, body=operations, content_type=JSON_PATCH)
 
     async def delete(self, url: str) -> Json:
         """DELETE."""

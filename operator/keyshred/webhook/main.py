@@ -7,8 +7,10 @@ import multiprocessing
 import signal
 import socket
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Final
 
 from keyshred.config import WebhookSettings
@@ -19,6 +21,7 @@ from keyshred.observe.process import prepare
 from keyshred.policy import durations
 from keyshred.webhook import worker
 from keyshred.webhook.board import Board, now
+from keyshred.webhook.serving import ServingSecret
 from keyshred.webhook.tls import server_context
 
 log = logging.getLogger(__name__)
@@ -45,10 +48,23 @@ def run(settings: WebhookSettings) -> None:
     prepare(settings.log_level)
     with tempfile.TemporaryDirectory(prefix="keyshred-") as shared:
         # A PIN that one worker was refused is not tried by the others, nor by those started later.
-        asyncio.run(_run(replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin")))
+        settings = replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin")
+        asyncio.run(_run(settings, Path(shared)))
 
 
-async def _run(settings: WebhookSettings) -> None:
+async def _run(settings: WebhookSettings, shared: Path) -> None:
+    async with AsyncExitStack() as stack:
+        serving = None
+        if settings.tls_secret:
+            kube = await Kube.connect(settings.kubeconfig)
+            stack.push_async_callback(kube.close)
+            serving = ServingSecret(kube, settings.namespace, settings.tls_secret, shared)
+            await serving.wait()
+            settings = replace(settings, tls_cert=str(serving.file), tls_key=str(serving.file))
+        await _serve(settings, serving)
+
+
+async def _serve(settings: WebhookSettings, serving: ServingSecret | None) -> None:
     server_context(settings)
     uri.parse(settings.token_uri)
     durations.parse(settings.least_grace_period)
@@ -62,6 +78,7 @@ async def _run(settings: WebhookSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     board, end = Board(settings.workers), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(serving.follow()) if serving else None
         for number in range(settings.workers):
             tasks.create_task(_keep(settings, listener, board, number, end))
         await stop.wait()
@@ -70,6 +87,8 @@ async def _run(settings: WebhookSettings) -> None:
         await asyncio.sleep(settings.drain_delay)
         listener.close()
         end.set()
+        if following is not None:
+            following.cancel()
 
 
 def _listen(settings: WebhookSettings) -> socket.socket:

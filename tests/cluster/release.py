@@ -1,0 +1,32 @@
+"""keyshred on a node: its image, loaded, and its chart, installed by Helm as a user would."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.cluster import image
+from tests.cluster.chart import CHART, NAMESPACE, helm, values_file
+from tests.cluster.node import Node
+
+RELEASE = "keyshred"
+
+
+def install(
+    node: Node, values: Mapping[str, Any] | None = None, *, flags: Sequence[str] = ("--wait", "--timeout=120s")
+) -> str:
+    """`helm upgrade --install`; returns what Helm says. The image is built and loaded where it is missing.
+
+    Errors: ClusterError.
+    """
+    archive = image.ensure()
+    if image.NAME not in node.images():
+        node.load_image(archive)
+    file = values_file(node.directory, values or {})
+    command = ["upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"]
+    return helm(*command, f"--values={file}", *flags, kubeconfig=node.kubeconfig)
+
+
+def uninstall(node: Node) -> str:
+    """`helm uninstall`; returns what Helm says. Errors: ClusterError."""
+    return helm(
+        "uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--timeout=120s", kubeconfig=node.kubeconfig
+    )
