@@ -38,7 +38,8 @@ LABEL org.opencontainers.image.title="keyshred" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # Read-only at run time: what is written goes to the volumes that the chart mounts.
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+# kopf asks for the user's name, which a user without an entry in /etc/passwd has only here.
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp USER=keyshred
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["/usr/local/bin/keyshred"]

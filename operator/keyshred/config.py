@@ -34,11 +34,14 @@ class BasicSettings:
     kubeconfig: str = option("kubeconfig file; empty: the pod's own ServiceAccount", "")
     namespace: str = option("namespace that keyshred itself runs in; nothing in it is ever sealed", "keyshred")
     log_level: str = option("INFO, WARNING or ERROR; DEBUG is refused, since libraries print bodies there", "INFO")
+    log_format: str = option("text for people, json for collectors of logs", "text")
 
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
         if self.log_level not in ("INFO", "WARNING", "ERROR"):
             raise ConfigInvalid(f"--log-level {self.log_level}: use INFO, WARNING or ERROR")
+        if self.log_format not in ("text", "json"):
+            raise ConfigInvalid(f"--log-format {self.log_format}: use text or json")
         for f in fields(self):
             value = getattr(self, f.name)
             # "nan" and "inf" are numbers to float(), and no comparison below would catch them.
@@ -66,6 +69,8 @@ class CommonSettings(BasicSettings):
         "empty: a webhook's workers remember together, a controller by itself, until they end",
         "",
     )
+    metrics_port: int = option("port of /metrics, and of the controller's /livez and /readyz; 0: none", 0)
+    metrics_listen: str = option("address of that port", "0.0.0.0")  # noqa: S104 - a pod's port is there for others
     hsm_queue: int = option(
         "calls that may wait for the token before further ones are turned away", HSM_QUEUE, positive=True
     )

@@ -154,3 +154,5 @@ class Reason(StrEnum):
     PREVIEW = "Preview"
     RELEASING = "Releasing"
     RELEASED = "Released"
+    # Pod
+    UNSEAL_REFUSED = "UnsealRefused"

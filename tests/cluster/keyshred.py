@@ -1,6 +1,7 @@
 """keyshred itself on a control plane: its resources installed, its processes on this machine, with their own rights."""
 
 import base64
+import http.client
 import ssl
 import subprocess
 import sys
@@ -140,6 +141,10 @@ class Keyshred:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read(), dict(error.headers)
+
+    def connection(self) -> http.client.HTTPSConnection:
+        """A connection to the webhook, for calls of its own."""
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls(), timeout=30)
 
     def tls(self, client: Pair | None = None) -> ssl.SSLContext:
         """What a client trusts: the cluster's authority; and the certificate that it shows, if any."""

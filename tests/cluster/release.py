@@ -17,12 +17,19 @@ def install(
 
     Errors: ClusterError.
     """
-    archive = image.ensure()
-    if image.NAME not in node.images():
-        node.load_image(archive)
+    load(node)
     file = values_file(node.directory, values or {})
     command = ["upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"]
     return helm(*command, f"--values={file}", *flags, kubeconfig=node.kubeconfig)
+
+
+def load(node: Node) -> None:
+    """Loads the image, built where it is missing, unless the node has that very one. Errors: ClusterError."""
+    archive = image.ensure()
+    loaded, stamp = node.directory / "loaded", str(archive.stat().st_mtime_ns)
+    if not loaded.exists() or loaded.read_text() != stamp:
+        node.load_image(archive)
+        loaded.write_text(stamp)
 
 
 def uninstall(node: Node) -> str:

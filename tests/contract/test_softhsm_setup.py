@@ -1,22 +1,13 @@
 """The evaluation mode's token, made by SoftHSM's own tool."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from keyshred.errors import ConfigInvalid
+from keyshred.errors import ConfigInvalid, TokenBroken
 from keyshred.hsm import softhsm_setup
-from tests.cluster.paths import REPOSITORY
 from tests.cluster.softhsm import MODULE
-
-_LOOK = """
-import sys
-from pathlib import Path
-from keyshred.hsm import softhsm_setup
-print([softhsm_setup.serial_of(Path(sys.argv[1]), "keyshred", Path(sys.argv[2])) for _ in range(2)])
-"""
 
 
 @pytest.fixture
@@ -26,19 +17,13 @@ def conf(tmp_path: Path) -> Path:
     return file
 
 
-def _look(conf: Path) -> str:
-    """In a process of its own: a module stays loaded, with the configuration that it found."""
-    env = {"SOFTHSM2_CONF": str(conf), "PYTHONPATH": str(REPOSITORY / "operator")}
-    command = [sys.executable, "-c", _LOOK, str(conf.parent / "home/tokens"), str(MODULE)]
-    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def test_a_token_is_made_with_the_pins_given_and_found_again(conf: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "home/tokens"
-    assert _look(conf) == "[None, None]"
+    assert softhsm_setup.serial_of(tokens, "keyshred") is None
     softhsm_setup.make(tokens, "keyshred", "user-pin-1", "so-pin-2")
     serial = next(tokens.iterdir()).name.replace("-", "")[-16:]
-    assert _look(conf) == f"['{serial}', '{serial}']"
+    assert softhsm_setup.serial_of(tokens, "keyshred") == serial
+    assert softhsm_setup.serial_of(tokens, "another") is None
     for pin, works in (("user-pin-1", True), ("so-pin-2", False)):
         tried = subprocess.run(
             ["pkcs11-tool", "--module", str(MODULE), "--login", "--pin", pin, "--list-objects"],
@@ -65,3 +50,11 @@ def test_a_tool_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="ended with"):
         softhsm_setup.make(tmp_path / "home/tokens", "k" * 40, "user-pin-1", "so-pin-2")
     assert not list((tmp_path / "home/tokens").iterdir())
+
+
+def test_two_tokens_of_one_label_are_for_a_person_to_sort_out(tmp_path: Path) -> None:
+    tokens = tmp_path / "home/tokens"
+    for _ in range(2):
+        softhsm_setup.make(tokens, "keyshred", "user-pin-1", "so-pin-2")
+    with pytest.raises(TokenBroken, match="2 tokens"):
+        softhsm_setup.serial_of(tokens, "keyshred")

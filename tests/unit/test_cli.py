@@ -91,6 +91,6 @@ def test_argparse(argv: list[str], code: int, text: str, capsys: pytest.CaptureF
 
 def test_a_certificate_that_is_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # It would take the logging of the whole test run over.
-    monkeypatch.setattr("keyshred.webhook.main.prepare", lambda level: None)
+    monkeypatch.setattr("keyshred.webhook.main.prepare", lambda level, form: None)
     assert main(WEBHOOK) == 2
     assert "--tls-cert c: No such file" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from keyshred.config import (
+    CheckSettings,
     CommonSettings,
     ControllerSettings,
     EvaluationSettings,
@@ -37,8 +38,17 @@ def test_flags_beat_the_environment_and_that_the_default() -> None:
 
 def test_every_missing_option_is_named_both_ways() -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        read(WebhookSettings, {"tls_key": "k"}, {})
-    assert str(caught.value) == "missing: --token-uri (or KEYSHRED_TOKEN_URI), --tls-cert (or KEYSHRED_TLS_CERT)"
+        read(CheckSettings, {}, {})
+    assert str(caught.value) == "missing: --url (or KEYSHRED_URL), --ca (or KEYSHRED_CA)"
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"tls_key": "k"}, {"tls_cert": "c"}, {"tls_secret": "s", "tls_cert": "c", "tls_key": "k"}]
+)
+def test_a_certificate_comes_in_one_of_two_ways(flags: dict[str, str]) -> None:
+    with pytest.raises(ConfigInvalid, match="--tls-cert and --tls-key, or --tls-secret"):
+        read(WebhookSettings, {"token_uri": "x"} | flags, {})
+    assert read(WebhookSettings, {"token_uri": "x", "tls_secret": "s"}, {}).tls_secret == "s"
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ capabilities: {drop: [ALL]}
   - {name: SOFTHSM2_CONF, value: /etc/keyshred/softhsm/softhsm2.conf}
   - {name: KEYSHRED_NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
   - {name: KEYSHRED_LOG_FORMAT, value: {{ $root.Values.logFormat }}}
+  - {name: TMPDIR, value: /run/keyshred}
   securityContext: {{- include "keyshred.securityContext" $root | nindent 4 }}
   resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {memory: 256Mi}}
   volumeMounts:

@@ -25,7 +25,6 @@ from keyshred.policy.evaluation import Found, Step, next_step
 log = logging.getLogger(__name__)
 
 _LABEL: Final = "keyshred"
-_MODULE: Final = Path(os.environ.get("KEYSHRED_SOFTHSM_MODULE", "/usr/lib/softhsm/libsofthsm2.so"))
 _PIN_BYTES: Final = 24
 _PAUSE: Final = 1.0
 """Seconds between looks while another pod has to come first."""
@@ -33,7 +32,7 @@ _PAUSE: Final = 1.0
 
 def run(settings: EvaluationSettings) -> None:
     """Returns when the token is there and its PIN in the file. Raises TokenMismatch where the keys are elsewhere."""
-    prepare(settings.log_level)
+    prepare(settings.log_level, settings.log_format)
     asyncio.run(_run(settings))
 
 
@@ -61,7 +60,7 @@ async def _step(kube: Kube, settings: EvaluationSettings) -> bool:
     record = await _get(kube, settings, "configmaps", TOKEN_CONFIG_MAP)
     pins = await _get(kube, settings, "secrets", PINS_SECRET)
     found = Found(
-        serial=softhsm_setup.serial_of(tokens, _LABEL, _MODULE),
+        serial=softhsm_setup.serial_of(tokens, _LABEL),
         pins=pins is not None,
         record=None if record is None else record["data"],
         storage=settings.storage,

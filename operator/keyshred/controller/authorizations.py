@@ -50,6 +50,7 @@ class Authorizations:
             self._sweeper.forget_refusals()
         survey, tallies = await self._survey(policy)
         self._sweeper.plan(survey.tasks)
+        self._parts.inventory.surveyed(survey.reports.values(), len(survey.tasks))
         await self._publish(survey)
         if tallies is not None:
             self._remember(tallies)
@@ -83,14 +84,17 @@ class Authorizations:
         return survey, tallies if complete else None
 
     async def _publish(self, survey: coverage.Survey) -> None:
+        existing = []
         async for obj in self._parts.kube.list_all(own_path(KEY_AUTHORIZATIONS)):
+            existing.append(obj["metadata"]["name"])
             authorization = Authorization.parse(obj)
             report = survey.report(authorization)
             status = (obj.get("status") or {}) | progress.status(report)
             shown = progress.conditions(survey.policy, authorization, report, survey.now, self._sweeper.trouble)
             with contextlib.suppress(NotFound):  # it went meanwhile
-                await statuses.write(self._parts.kube, self._parts.events, KEY_AUTHORIZATIONS, obj, status, shown)
+                await statuses.write(self._parts, KEY_AUTHORIZATIONS, obj, status, shown)
                 await self._announce(obj, next(c for c in shown if c.type is names.Condition.SEALING), report)
+        self._parts.inventory.left(KEY_AUTHORIZATIONS, existing)
 
     async def _announce(self, obj: Json, now: Condition, report: coverage.Report) -> None:
         """Events where a sweep begins, and where it has come to its end."""

@@ -344,9 +344,7 @@ class Destruction:
 
     async def _show(self, obj: Json, reason: Reason, message: str) -> None:
         shown = (obj.get("status") or {}) | {"state": KeyState.PENDING_DESTRUCTION.value}
-        await statuses.write(
-            self._parts.kube, self._parts.events, ROOT_KEYS, obj, shown, [lifecycle.not_ready(reason, message)]
-        )
+        await statuses.write(self._parts, ROOT_KEYS, obj, shown, [lifecycle.not_ready(reason, message)])
 
     async def _release(self, obj: Json) -> None:
         faultpoint("before-Release")

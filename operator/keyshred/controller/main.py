@@ -4,22 +4,26 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 from keyshred.config import SLOW_CALLS, ControllerSettings
-from keyshred.controller.certificates import Certificates
+from keyshred.controller.certificates import NONE, Certificates
+from keyshred.controller.inventory import Inventory
 from keyshred.controller.lease import Lease
 from keyshred.controller.parts import BY, Job, Parts
 from keyshred.controller.queue import WorkQueue
 from keyshred.controller.token_record import TokenRecord
 from keyshred.controller.watch import Watch
 from keyshred.controller.work import Work
+from keyshred.errors import NotReady
 from keyshred.hsm.service import HsmService
-from keyshred.kube.client import Kube
+from keyshred.kube.client import Json, Kube
 from keyshred.kube.events import Events
 from keyshred.kube.records import Records
 from keyshred.names import CONTROLLER_LEASE
+from keyshred.observe import audit, metrics
+from keyshred.observe.pages import ok, served
 from keyshred.observe.process import prepare
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: ControllerSettings) -> None:
     """Runs until SIGTERM or SIGINT. Raises Conflict where the Lease is lost: the process then has to end."""
-    prepare(settings.log_level)
+    prepare(settings.log_level, settings.log_format)
     asyncio.run(_run(settings))
 
 
@@ -49,15 +53,20 @@ async def _run(settings: ControllerSettings) -> None:
             clock=loop.time,
         )
         stack.push_async_callback(lease.release)
+        inventory, certificates = Inventory(), Certificates(kube, settings)
+        inventory.expiry = lambda: certificates.expiry
+        await stack.enter_async_context(_pages(settings, lease, inventory, certificates))
         await _first(stop.wait(), lease.acquire())
         if stop.is_set():
             return
-        certificates = Certificates(kube, settings)
+        metrics.LEADER.set(1)
         keeping = asyncio.create_task(certificates.run())
         stack.callback(keeping.cancel)
         token_record = TokenRecord(kube, settings)
         settings = await token_record.hold()
         hsm = HsmService.of(settings)
+        hsm.observer = metrics.hsm_called
+        metrics.HSM_QUEUE.set_function(lambda: hsm.depth)
         # Before the Lease is given back: what the token is at ends while nobody else may begin.
         stack.push_async_callback(hsm.close)
         work: Work
@@ -67,9 +76,33 @@ async def _run(settings: ControllerSettings) -> None:
 
         queue = WorkQueue[Job](handle)
         watch = Watch(kube, queue.add, settings.kubeconfig)
-        work = Work(Parts(settings, kube, hsm, Records(kube), Events(kube, BY), lease, token_record, queue.add), watch)
+
+        def written(record: Json) -> None:
+            audit.key_change(record)
+            inventory.record(record)
+
+        records, events = Records(kube, written), Events(kube, BY)
+        work = Work(Parts(settings, kube, hsm, records, events, lease, token_record, queue.add, inventory), watch)
         await _first(stop.wait(), lease.keep(), hsm.until_hopeless(), queue.run(), work.run(), watch.run())
         log.info("stopping")
+
+
+def _pages(
+    settings: ControllerSettings, lease: Lease, inventory: Inventory, certificates: Certificates
+) -> AbstractAsyncContextManager[None]:
+    """What is served to those who operate it."""
+
+    async def numbers() -> bytes:
+        return metrics.of_this_process(metrics.Collected(inventory.values) if lease.holds else metrics.Nothing())
+
+    async def ready() -> bytes:
+        # One that waits for the Lease is as ready as it can be: an update must not wait for it to lead.
+        if lease.holds and settings.certificates != NONE and not certificates.expiry.trusted:
+            raise NotReady("the API server does not trust the webhook's certificate yet")
+        return b"ok\n"
+
+    pages = {"/metrics": numbers, "/livez": ok, "/readyz": ready}
+    return served(settings.metrics_listen, settings.metrics_port, pages)
 
 
 async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:

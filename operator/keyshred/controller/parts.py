@@ -8,6 +8,7 @@ from uuid import UUID
 
 from keyshred.config import ControllerSettings
 from keyshred.controller.index import Index
+from keyshred.controller.inventory import Inventory
 from keyshred.controller.lease import Lease
 from keyshred.controller.token_record import TokenRecord
 from keyshred.hsm.service import HsmService
@@ -63,6 +64,7 @@ class Parts:
     token_record: TokenRecord
     enqueue: Callable[[Job, float], None]
     """Job and seconds from now."""
+    inventory: Inventory = field(default_factory=Inventory)
     dependents: dict[UUID, Dependents] = field(default_factory=dict)
     index: Index = field(init=False)
     """Secrets and pods of the namespaces that keyshred looks at."""

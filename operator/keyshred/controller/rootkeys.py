@@ -168,9 +168,7 @@ class RootKeys:
 
     async def _refuse(self, obj: Json, state: KeyState, reason: Reason, message: str) -> None:
         shown = (obj.get("status") or {}) | {"state": state.value}
-        await statuses.write(
-            self._parts.kube, self._parts.events, ROOT_KEYS, obj, shown, [lifecycle.not_ready(reason, message)]
-        )
+        await statuses.write(self._parts, ROOT_KEYS, obj, shown, [lifecycle.not_ready(reason, message)])
         self._changed(obj["metadata"]["name"], obj["metadata"]["uid"], state)
 
     async def _show(
@@ -178,7 +176,7 @@ class RootKeys:
     ) -> None:
         fresh = timedelta(seconds=self._parts.settings.resync)
         status = lifecycle.status(obj, record["status"], state, self._parts.dependents.get(key_id), fresh=fresh)
-        await statuses.write(self._parts.kube, self._parts.events, ROOT_KEYS, obj, status, conditions)
+        await statuses.write(self._parts, ROOT_KEYS, obj, status, conditions)
 
     def _changed(self, name: str, uid: str, what: object) -> None:
         """KeyAuthorizations show what their RootKey is; they are looked at again only where that changed."""

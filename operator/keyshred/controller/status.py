@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from keyshred import names
-from keyshred.kube.client import Json, Kube, own_path
-from keyshred.kube.events import Events
-from keyshred.names import Reason
+from keyshred.controller.parts import Parts
+from keyshred.kube.client import Json, own_path
+from keyshred.names import KEY_AUTHORIZATIONS, ROOT_KEYS, Reason
 from keyshred.policy import conditions
 from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.merge import difference
@@ -37,15 +37,18 @@ def with_conditions(obj: Json, status: Json, shown: Sequence[Condition]) -> Json
     }
 
 
-async def write(kube: Kube, events: Events, resource: str, obj: Json, status: Json, shown: Sequence[Condition]) -> None:
+async def write(parts: Parts, resource: str, obj: Json, status: Json, shown: Sequence[Condition]) -> None:
     """Patches `/status` to be `status` with the conditions `shown`, where that changes anything."""
     old = obj.get("status") or {}
-    patch = difference(old, with_conditions(obj, status, shown))
+    new = with_conditions(obj, status, shown)
+    if resource in (ROOT_KEYS, KEY_AUTHORIZATIONS):
+        parts.inventory.saw(resource, obj["metadata"]["name"], obj["spec"], new)
+    patch = difference(old, new)
     if not patch:
         return
     # Not conditional: a status is computed from what was read, and whatever changed since brings its own event.
-    await kube.patch(own_path(resource, obj["metadata"]["name"], "status"), {"status": patch})
+    await parts.kube.patch(own_path(resource, obj["metadata"]["name"], "status"), {"status": patch})
     ready = next(c for c in shown if c.type is names.Condition.READY)
     if conditions.reason_in(old, names.Condition.READY) != ready.reason:
         warning = ready.status is not Status.TRUE and ready.reason not in _WANTED
-        await events.post(obj, ready.reason, ready.message, warning=warning)
+        await parts.events.post(obj, ready.reason, ready.message, warning=warning)

@@ -15,6 +15,7 @@ from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts
 from keyshred.controller.release import release
 from keyshred.errors import Conflict, Deny, KeyshredError, NotFound, Refused
 from keyshred.kube.client import METADATA_ONLY, path
+from keyshred.observe import metrics
 from keyshred.policy.coverage import IMMUTABLE, Chore, Refusal, Task
 from keyshred.policy.found import envelope_of
 
@@ -117,6 +118,7 @@ class Sweeper:
             # Its text stays out: it could quote a value.
             self._failed(task, type(error).__name__)
         else:
+            metrics.SWEEP.labels("done").inc()
             self._done.add(task)
             self._troubled.discard(task)
             self._failures, self.trouble = 0, ""
@@ -143,12 +145,14 @@ class Sweeper:
         return False
 
     def _refused(self, task: Task, reason: str) -> None:
+        metrics.SWEEP.labels("refused").inc()
         self.refusals[task.namespace, task.name] = Refusal(task.version, reason)
 
     def _exists(self, namespace: str, name: str) -> bool:
         return name in (self._parts.index.place(namespace).secrets or ())
 
     def _failed(self, task: Task, trouble: str) -> None:
+        metrics.SWEEP.labels("failed").inc()
         log.warning("%s of Secret %s/%s: %s", task.chore, task.namespace, task.name, trouble)
         self.trouble = trouble
         self._troubled.add(task)

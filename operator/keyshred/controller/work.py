@@ -12,6 +12,7 @@ from keyshred.controller.watch import Watch
 from keyshred.errors import NotFound
 from keyshred.kube.client import Json, own_path
 from keyshred.names import KEY_RECORDS, ROOT_KEYS, KeyState
+from keyshred.observe import metrics
 from keyshred.policy import destruction
 from keyshred.policy.destruction import Step
 
@@ -36,6 +37,13 @@ class Work:
 
     async def handle(self, job: Job) -> None:
         """One job; raises what went wrong."""
+        try:
+            await self._handle(job)
+        except Exception:
+            metrics.RECONCILE_FAILURES.labels(job.kind.value).inc()
+            raise
+
+    async def _handle(self, job: Job) -> None:
         match job.kind:
             case Kind.ROOT_KEY:
                 await self._root_keys.reconcile(job.name)
@@ -60,6 +68,7 @@ class Work:
             async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
                 self._parts.enqueue(Job(Kind.ROOT_KEY, obj["metadata"]["name"]), 0)
                 objects.append(obj)
+        self._parts.inventory.left(ROOT_KEYS, (o["metadata"]["name"] for o in objects))
         return objects
 
     async def _resync(self) -> None:
@@ -68,6 +77,7 @@ class Work:
         with contextlib.suppress(NotFound):
             # Before the RootKeys: whoever holds a key in this list and is not in the later one is gone for good.
             records = [r async for r in self._parts.kube.list_all(own_path(KEY_RECORDS))]
+            self._parts.inventory.records(records)
             root_keys = await self._all_root_keys()
             uids = {o["metadata"]["uid"] for o in root_keys}
             key_ids = {o["spec"].get("keyID") for o in root_keys}

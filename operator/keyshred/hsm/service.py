@@ -58,6 +58,8 @@ class HsmService:
     ) -> None:
         """Takes the device over and starts its thread; deadlines in seconds. Needs a running event loop."""
         self._device = device
+        self.observer: Callable[[str, float, BaseException | None], None] = lambda operation, seconds, error: None
+        """Told of each call: its name, the seconds it took, and what it failed with."""
         device.wanted = self._wanted
         self._deadline = deadline
         self._slow_deadline = slow_deadline
@@ -104,6 +106,11 @@ class HsmService:
             slow_deadline=settings.hsm_deadline * SLOW_CALLS,
             queue_limit=settings.hsm_queue,
         )
+
+    @property
+    def depth(self) -> int:
+        """Calls that wait for the token, or are at it."""
+        return self._pending
 
     # --- the operations of Device ---------------------------------------------------------------------------------
 
@@ -191,6 +198,16 @@ class HsmService:
     # --- the loop's side ------------------------------------------------------------------------------------------
 
     async def _call(self, method: Callable[..., _T], *arguments: Any, slow: bool = False) -> _T:
+        started = self._loop.time()
+        try:
+            result = await self._ask(method, *arguments, slow=slow)
+        except KeyshredError as error:
+            self.observer(method.__name__, self._loop.time() - started, error)
+            raise
+        self.observer(method.__name__, self._loop.time() - started, None)
+        return result
+
+    async def _ask(self, method: Callable[..., _T], *arguments: Any, slow: bool) -> _T:
         if self._closed:
             raise HsmUnavailable("the connection to the token is closed")
         if self._overdue is not None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -11,28 +12,32 @@ from pathlib import Path
 from typing import Final
 
 from keyshred.errors import ConfigInvalid, TokenBroken
-from keyshred.hsm.pkcs11_token import Module
 
 _TOOL: Final = "softhsm2-util"
+_SLOT: Final = re.compile(r"^ +Serial number: *(\w+) *$.*?^ +Label: *(.*?) *$", re.MULTILINE | re.DOTALL)
 _SECONDS: Final = 10.0
 """That it may stay silent."""
 _PROMPTS: Final = (b"SO PIN", b"SO PIN", b"user PIN", b"user PIN")
 """Each is asked for twice."""
 
 
-def serial_of(folder: Path, label: str, module: Path) -> str | None:
+def serial_of(folder: Path, label: str) -> str | None:
     """Serial number of the token with this label among those in `folder`; None: there is none.
 
-    Loads the module into this process for good, with SOFTHSM2_CONF as it is. Raises ConfigInvalid, TokenBroken (two of
-    them), CkrError.
+    Raises ConfigInvalid where the tool does not work, TokenBroken for two of them.
     """
     # SoftHSM does not start where the folder is missing.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    loaded = Module(module)
-    try:
-        serials = [info.serial for info, _ in loaded.tokens() if info.label == label]
-    finally:
-        loaded.finalize()
+    with tempfile.TemporaryDirectory() as work:
+        # Not the module in this process: at its end it cleans OpenSSL up, which Python's TLS connections need.
+        env = _configured(Path(work), folder)
+        try:
+            done = subprocess.run([_TOOL, "--show-slots"], env=env, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise ConfigInvalid(f"{_TOOL} is not installed") from None
+    if done.returncode:
+        raise ConfigInvalid(f"{_TOOL} does not see the tokens in {folder}: it ended with {done.returncode}")
+    serials = [serial for serial, found in _SLOT.findall(done.stdout) if found.strip() == label]
     if len(serials) > 1:
         raise TokenBroken(f"{len(serials)} tokens with the label {label} are in {folder}: keep the one with the keys")
     return serials[0] if serials else None
@@ -43,10 +48,9 @@ def make(folder: Path, label: str, pin: str, so_pin: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Beside it, on the same file system: a rename is what makes it appear.
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as work:
-        conf, tokens = Path(work) / "softhsm2.conf", Path(work) / "tokens"
+        tokens = Path(work) / "tokens"
         tokens.mkdir(mode=0o700)
-        conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
-        _initialise(label, [so_pin, so_pin, pin, pin], conf)
+        _initialise(label, [so_pin, so_pin, pin, pin], _configured(Path(work), tokens))
         made = next(tokens.iterdir())
         for path in (*made.iterdir(), made):
             _fsync(path)
@@ -54,13 +58,20 @@ def make(folder: Path, label: str, pin: str, so_pin: str) -> None:
     _fsync(folder)
 
 
-def _initialise(label: str, answers: list[str], conf: Path) -> None:
+def _configured(work: Path, tokens: Path) -> dict[str, str]:
+    """An environment in which SoftHSM has its tokens there."""
+    conf = work / "softhsm2.conf"
+    conf.write_text(f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    return os.environ | {"SOFTHSM2_CONF": str(conf)}
+
+
+def _initialise(label: str, answers: list[str], env: dict[str, str]) -> None:
     """Runs the tool at a terminal of its own: on its command line everybody on the node could read the PINs."""
     ours, theirs = pty.openpty()
     try:
         with subprocess.Popen(
             [_TOOL, "--init-token", "--free", "--label", label],
-            env=os.environ | {"SOFTHSM2_CONF": str(conf)},
+            env=env,
             # All three: it would keep its prompts in a buffer before a pipe.
             stdin=theirs,
             stdout=theirs,

@@ -27,16 +27,18 @@ class Events:
     async def post(self, about: Mapping[str, Any], reason: Reason, message: str, *, warning: bool = False) -> None:
         """One Event about an object that has apiVersion, kind and metadata."""
         meta, now = about["metadata"], rfc3339(utc_now())
+        namespace = meta.get("namespace") or _NAMESPACE
         event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{meta['name']}.{uuid.uuid4().hex[:16]}", "namespace": _NAMESPACE},
+            "metadata": {"name": f"{meta['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
             "involvedObject": {
                 "apiVersion": about["apiVersion"],
                 "kind": about["kind"],
                 "name": meta["name"],
                 "uid": meta["uid"],
-            },
+            }
+            | ({"namespace": namespace} if "namespace" in meta else {}),
             "type": "Warning" if warning else "Normal",
             "reason": reason.value,
             "message": message[:_MAX_MESSAGE],
@@ -46,6 +48,6 @@ class Events:
             "count": 1,
         }
         try:
-            await self._kube.create(path("events", namespace=_NAMESPACE), event)
+            await self._kube.create(path("events", namespace=namespace), event)
         except KeyshredError as error:
             log.warning("event %s about %s %s not posted: %s", reason, about["kind"], meta["name"], error)

@@ -18,8 +18,10 @@ _ATTEMPTS: Final = 5
 class Records:
     """The KeyRecords of one cluster. Every method raises what `Kube` raises, and LedgerBroken."""
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, kube: Kube, written: Callable[[Json], None] = lambda record: None) -> None:
+        """`written` is told of each record with a new transition."""
         self._kube = kube
+        self._written = written
 
     async def get(self, key_id: UUID) -> Json | None:
         """The KeyRecord as it is now (a quorum read); None: there is none."""
@@ -81,7 +83,9 @@ class Records:
             transitions = ledger.append(status, now=utc_now(), **entry)
             return merged(status, changes or {}) | {"transitions": transitions}
 
-        return await self._replace_counted(record, written_on, or_counted="versions" not in (changes or {}))
+        result = await self._replace_counted(record, written_on, or_counted="versions" not in (changes or {}))
+        self._written(result)
+        return result
 
     async def admit_delete(self, key_id: UUID, root_key_name: str, *, by: str, root_key_uid: str) -> Json:
         """Records that `by` may delete the RootKey with this UID; the KeyRecord is begun where there is none."""

@@ -2,27 +2,20 @@
 
 import logging
 import resource
-import sys
+
+from keyshred.observe import logs
+from keyshred.observe.logs import place_of as where
+
+__all__ = ["prepare", "where", "without_details"]
 
 
-def prepare(log_level: str) -> None:
+def prepare(log_level: str, log_format: str = "text") -> None:
     """Logs to stderr at `log_level` and rules out core dumps, which would hold keys and plaintext."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    logs.configure(log_level, log_format)
     # Libraries print requests and bodies below INFO.
     for library in ("aiohttp", "kopf", "kubernetes", "asyncio"):
         logging.getLogger(library).setLevel(max(logging.getLevelName(log_level), logging.INFO))
-
-
-def where(error: BaseException) -> str:
-    """Type and place of an error for the log, and no more: a message, or a traceback's locals, could hold a value."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
-    return type(error).__name__ + place
 
 
 def without_details(logger: logging.Logger) -> logging.Logger:

@@ -9,6 +9,7 @@ from keyshred.envelope.seal import ValueKeys, derive, new_dek, unlock
 from keyshred.errors import CannotOpen, TokenMismatch
 from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.service import HsmService
+from keyshred.observe import metrics
 from keyshred.policy.resources import KeyVersion, RootKey
 from keyshred.webhook.wraps import Wraps
 
@@ -39,6 +40,7 @@ class Keys:
         dek = new_dek()
         keys = derive(dek, Context(key_id, namespace, name))
         wrapped = await self._hsm.wrap(ref, version.mechanism, dek)
+        metrics.SEALS.inc()
         envelope = Envelope(
             key_id=key_id,
             key_version=version.version,

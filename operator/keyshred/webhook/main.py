@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import tempfile
@@ -17,6 +18,8 @@ from keyshred.config import WebhookSettings
 from keyshred.errors import ConfigInvalid
 from keyshred.hsm import uri
 from keyshred.kube.client import Kube
+from keyshred.observe import metrics
+from keyshred.observe.pages import ok, served
 from keyshred.observe.process import prepare
 from keyshred.policy import durations
 from keyshred.webhook import worker
@@ -26,6 +29,7 @@ from keyshred.webhook.tls import server_context
 
 log = logging.getLogger(__name__)
 
+_COUNTED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _BACKLOG: Final = 1024
 """Connections that wait to be accepted."""
 _LOOK: Final = 1.0
@@ -45,10 +49,13 @@ _STOP: Final = 20.0
 
 def run(settings: WebhookSettings) -> None:
     """Serves until SIGTERM. Raises ConfigInvalid or Malformed for settings that cannot work, before anything starts."""
-    prepare(settings.log_level)
+    prepare(settings.log_level, settings.log_format)
     with tempfile.TemporaryDirectory(prefix="keyshred-") as shared:
         # A PIN that one worker was refused is not tried by the others, nor by those started later.
         settings = replace(settings, refused_pin_file=settings.refused_pin_file or f"{shared}/refused-pin")
+        # Of the workers, which are started from here: before any of them loads the metrics.
+        os.environ[_COUNTED] = os.path.join(shared, "metrics")
+        os.mkdir(os.environ[_COUNTED])
         asyncio.run(_run(settings, Path(shared)))
 
 
@@ -64,6 +71,10 @@ async def _run(settings: WebhookSettings, shared: Path) -> None:
         await _serve(settings, serving)
 
 
+async def _numbers() -> bytes:
+    return metrics.of_workers(os.environ[_COUNTED])
+
+
 async def _serve(settings: WebhookSettings, serving: ServingSecret | None) -> None:
     server_context(settings)
     uri.parse(settings.token_uri)
@@ -77,7 +88,8 @@ async def _serve(settings: WebhookSettings, serving: ServingSecret | None) -> No
         # Told twice, it stops no faster: requests that are under way are worth the seconds.
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     board, end = Board(settings.workers), asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
+    pages = {"/metrics": _numbers, "/livez": ok}
+    async with served(settings.metrics_listen, settings.metrics_port, pages), asyncio.TaskGroup() as tasks:
         following = tasks.create_task(serving.follow()) if serving else None
         for number in range(settings.workers):
             tasks.create_task(_keep(settings, listener, board, number, end))
@@ -111,6 +123,7 @@ async def _keep(
         process.start()
         await _until_it_ends(process, board, number, end)
         board.clear(number)
+        metrics.worker_ended(process.pid or 0, os.environ[_COUNTED])
         if end.is_set():
             return
         if now() - began > _SETTLED:

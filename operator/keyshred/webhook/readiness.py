@@ -35,6 +35,11 @@ class Readiness:
         """Whether this worker, or the whole process, was told to stop."""
         return self._stopping or self._board.draining
 
+    @property
+    def good(self) -> bool:
+        """Whether the last trial succeeded."""
+        return self._failure is None
+
     def stop(self) -> None:
         """This worker was told to stop."""
         self._stopping = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from keyshred.config import WebhookSettings
 from keyshred.errors import KeyshredError, Stop
+from keyshred.observe import metrics
 from keyshred.observe.process import where
 from keyshred.webhook import review
 from keyshred.webhook.guard import Guard
@@ -48,26 +50,30 @@ def application(settings: WebhookSettings, parts: Parts) -> web.Application:
         ("keyauthorizations", parts.guard.stamp_authorization),
         ("namespaces", parts.namespaces.admit),
     ):
-        app.router.add_post(f"/admission/{route}", _admission(settings, decide))
+        app.router.add_post(f"/admission/{route}", _admission(settings, route, decide))
     app.router.add_post("/v1/namespaces/{namespace}/secrets/{name}/unseal", parts.unsealing.handle)
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz(parts))
     return app
 
 
-def _admission(settings: WebhookSettings, decide: Decide) -> Handler:
+def _admission(settings: WebhookSettings, route: str, decide: Decide) -> Handler:
     async def handle(request: web.Request) -> web.Response:
+        started, outcome = time.perf_counter(), "allowed"
         check_client(request, settings)
         asked = review.read(await request.read())
         try:
             body = review.allowed(asked.uid, await decide(asked))
         except KeyshredError as error:
+            outcome = metrics.outcome(error)
             if isinstance(error, Stop):
                 log.error("%s of %s/%s: %s", asked.operation, asked.namespace, asked.name, error)
             body = review.denied(asked.uid, error)
         except Exception as error:
+            outcome = metrics.outcome(error)
             log.error("%s of %s/%s failed: %s", asked.operation, asked.namespace, asked.name, where(error))
             body = review.denied(asked.uid, Stop("keyshred failed to decide; nothing was stored"))
+        metrics.ADMISSION_SECONDS.labels(route, outcome).observe(time.perf_counter() - started)
         return web.Response(body=body, content_type="application/json")
 
     return handle

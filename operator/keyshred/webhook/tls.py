@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from cryptography import x509
 
 from keyshred.config import WebhookSettings
 from keyshred.errors import ConfigInvalid, Refused
@@ -132,6 +133,14 @@ class Port:
     def _content(self) -> tuple[bytes, ...]:
         files = (self._settings.tls_cert, self._settings.tls_key, self._settings.client_ca)
         return tuple(map(_read, files))
+
+
+def expiry(settings: WebhookSettings) -> float:
+    """When the serving certificate ends, in Unix time; 0 where it cannot be read now."""
+    try:
+        return x509.load_pem_x509_certificate(_read(settings.tls_cert)).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _read(file: str) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import time
 from base64 import b64encode
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -14,8 +15,9 @@ from keyshred.envelope.context import Context
 from keyshred.envelope.format import Envelope, looks_sealed, parse
 from keyshred.errors import CannotOpen, KeyMissing, KeyshredError, KubeUnavailable, NotAllowed, NotFound, Refused
 from keyshred.kube.client import Json, Kube, path
-from keyshred.names import ANNOTATION_ENVELOPE
-from keyshred.observe import audit
+from keyshred.kube.events import Events
+from keyshred.names import ANNOTATION_ENVELOPE, WEBHOOK_SERVICE_ACCOUNT
+from keyshred.observe import audit, metrics
 from keyshred.observe.process import where
 from keyshred.policy.authorizations import Caller, may_unseal
 from keyshred.policy.pods import living, referred_secrets
@@ -25,6 +27,7 @@ from keyshred.times import utc_now
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.last_unseal import LastUnseals
 from keyshred.webhook.problems import from_error, problem
+from keyshred.webhook.refusals import Refusals
 from keyshred.webhook.snapshot import Snapshot
 from keyshred.webhook.tokens import Identity, Tokens
 
@@ -53,23 +56,28 @@ class Unsealing:
     keys: Keys
     tokens: Tokens
     last_unseals: LastUnseals = field(init=False)
+    refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_unseals = LastUnseals(self.kube)
+        self.refusals = Refusals(Events(self.kube, WEBHOOK_SERVICE_ACCOUNT))
 
     async def handle(self, request: web.Request) -> web.Response:
         """`POST /v1/namespaces/{namespace}/secrets/{name}/unseal`. Every call leaves one audit line."""
+        started = time.perf_counter()
         call = _Call(request.match_info["namespace"], request.match_info["name"])
         try:
             response = await self._answer(call, request)
         except KeyshredError as error:
             call.verdict = error.verdict if isinstance(error, NotAllowed) else type(error).__name__
             response = from_error(error)
+            self.refusals.note(call.identity, call.namespace, call.name, response.status, str(error))
         except Exception as error:
             log.error("unseal failed: %s", where(error))
             call.verdict = "InternalError"
             response = problem(500, "internal-error", "keyshred failed to answer; nothing was given out")
         _audit(call, response.status)
+        metrics.unsealed(response.status, time.perf_counter() - started)
         return response
 
     async def _answer(self, call: _Call, request: web.Request) -> web.Response:

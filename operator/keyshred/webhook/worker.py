@@ -15,6 +15,7 @@ from keyshred.config import WebhookSettings
 from keyshred.hsm.service import HsmService
 from keyshred.kube.client import Kube
 from keyshred.kube.records import Records
+from keyshred.observe import audit, metrics
 from keyshred.observe.process import prepare, without_details
 from keyshred.policy import durations
 from keyshred.policy.guards import Floors
@@ -27,7 +28,7 @@ from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
 from keyshred.webhook.snapshot import Snapshot
-from keyshred.webhook.tls import Port
+from keyshred.webhook.tls import Port, expiry
 from keyshred.webhook.tokens import Tokens
 from keyshred.webhook.unseal import Unsealing
 from keyshred.webhook.wraps import Wraps
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _DRAIN: Final = 12.0
 """Seconds for requests under way when the process is told to stop; admission itself times out after 10."""
+_SAMPLE: Final = 1.0
+"""Seconds between looks at what a gauge shows."""
 _LINGER: Final = 0.5
 """Seconds in which connections that came at the last moment may still send their request."""
 _MAX_HEADER: Final = 32 * 1024
@@ -44,7 +47,7 @@ _MAX_HEADER: Final = 32 * 1024
 
 def run(settings: WebhookSettings, listener: socket.socket, board: Board, number: int) -> None:
     """Serves until SIGTERM, or until the parent is gone. Entry point of a spawned process: worker `number`."""
-    prepare(settings.log_level)
+    prepare(settings.log_level, settings.log_format)
     # The token's module is loaded below, after the spawn: one that was loaded before a fork is broken in the child.
     asyncio.run(_serve(settings, listener, board, number))
 
@@ -60,6 +63,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
         loop.add_reader(parent.sentinel, stop.set)
     kube = await Kube.connect(settings.kubeconfig)
     hsm = HsmService.of(settings)
+    hsm.observer = metrics.hsm_called
     snapshot = Snapshot(
         kube, settings.namespace, max_age=settings.policy_max_age, confirm_every=settings.policy_confirm_every
     )
@@ -77,7 +81,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
         guard=Guard(
             kube,
             snapshot,
-            Records(kube),
+            Records(kube, audit.key_change),
             Floors(durations.parse(settings.least_grace_period), settings.require_protected),
         ),
         namespaces=NamespaceAdmission(snapshot),
@@ -99,7 +103,8 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     gc.collect()
     gc.freeze()
     accepting = asyncio.create_task(port.run())
-    works = (snapshot.run(), readiness.run(), hsm.until_hopeless(), stop.wait())
+    refusals, numbers = parts.unsealing.refusals, _numbers(settings, snapshot, readiness, hsm)
+    works = (snapshot.run(), readiness.run(), hsm.until_hopeless(), refusals.run(), numbers, stop.wait())
     others = [asyncio.create_task(work) for work in works]
     done, _ = await asyncio.wait([accepting, *others], return_when=asyncio.FIRST_COMPLETED)
     if parent is not None:
@@ -114,6 +119,17 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     await kube.close()
     for task in done:
         task.result()
+
+
+async def _numbers(settings: WebhookSettings, snapshot: Snapshot, readiness: Readiness, hsm: HsmService) -> None:
+    """Gauges of this worker, once a second."""
+    metrics.WORKERS.set(1)
+    while True:
+        metrics.POLICY_AGE.set(snapshot.age)
+        metrics.READY.set(readiness.good)
+        metrics.HSM_QUEUE.set(hsm.depth)
+        metrics.CERTIFICATE_EXPIRY.set(expiry(settings))
+        await asyncio.sleep(_SAMPLE)
 
 
 async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:

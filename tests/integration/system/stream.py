@@ -22,7 +22,8 @@ _TIMEOUT: Final = 30.0
 class Stream:
     """Rounds of create, update and unseal of one Secret each; what was acknowledged, and what failed."""
 
-    def __init__(self, tenant: Tenant, unseal_port: int) -> None:
+    def __init__(self, tenant: Tenant, unseal_port: int = 0) -> None:
+        """`unseal_port`: of something between us and the webhook; 0: as the installation is reached."""
         self.tenant = tenant
         self.plaintext = f"stream-{uuid.uuid4().hex}"
         """What every value begins with."""
@@ -98,7 +99,8 @@ class _Caller:
         self._token = stream._token
         admin = keyshred.cluster.authority.issue("admin", "test-admin", organizations=["system:masters"])
         self._api = _connection(int(keyshred.cluster.url.rpartition(":")[2]), keyshred.tls(admin))
-        self._webhook = _connection(stream._unseal_port, keyshred.tls())
+        port = stream._unseal_port
+        self._webhook = _connection(port, keyshred.tls()) if port else keyshred.connection()
 
     def close(self) -> None:
         self._api.close()

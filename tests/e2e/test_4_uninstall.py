@@ -1,0 +1,43 @@
+"""Uninstalled, and installed again."""
+
+from tests.cluster import release
+from tests.cluster.chart import NAMESPACE
+from tests.cluster.node import Node, until
+from tests.e2e.installed import Installed
+from tests.integration.system.tenant import Tenant
+
+
+def test_uninstalled_it_keeps_all_keys_and_installed_again_it_finds_them(
+    node: Node, installed: Installed, tenant: Tenant
+) -> None:
+    tenant.create_secret("db", a="one")
+    key_id, pins = tenant.key_id, installed.secret("keyshred-token-pins")
+    kubectl = node.kubectl
+    dependents = "{.status.dependents.secrets}"
+    until(
+        "its Secret is counted",
+        lambda: kubectl.run("get", "rootkey", tenant.name, f"-o=jsonpath={dependents}").stdout == "1",
+    )
+
+    said = release.uninstall(node)
+
+    assert f"RootKey {tenant.name}: sealed Secrets: 1" in said and "spec.mode: Release" in said
+    assert "[CustomResourceDefinition] rootkeys.keyshred.dev" in said
+    for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "validatingadmissionpolicies"):
+        assert "keyshred" not in kubectl.run("get", kind, "--output=name").stdout
+    assert kubectl.run("get", "all", f"--namespace={NAMESPACE}", "--output=name").stdout == ""
+    assert kubectl("get", "rootkey", tenant.name)["spec"]["keyID"] == key_id
+    assert tenant.record(key_id)["state"] == "Active"
+    assert b"KSH1" in tenant.in_etcd("db")
+    assert installed.secret("keyshred-token-pins") == pins
+
+    release.install(node)
+
+    tenant.wait_ready()
+    assert tenant.key_id == key_id
+    assert tenant.unseal("db") == {"a": "one"}
+    tenant.create_secret("new", a="two")
+    assert tenant.unseal("new") == {"a": "two"}
+    key_id = tenant.delete_key()
+    assert tenant.record(key_id)["state"] == "Destroyed"
+    assert tenant.ask("db")[0] == 410
