@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint unit integration lock clean demo-parts test-parts binaries test-binaries demo-packages test-packages
+.PHONY: help demo test bench image cluster cluster-down lint unit integration e2e lock clean demo-parts test-parts binaries test-binaries demo-packages test-packages
 
 PYTHON3 ?= python3
 CACHE := $(abspath $(or $(KEYSHRED_CACHE),.cache))
@@ -18,7 +18,7 @@ DEV_VENV := $(CACHE)/venv-dev-$(call hash,requirements-dev.txt)
 PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo "Everything that is set up lands in $(CACHE) (KEYSHRED_CACHE)."
 
 demo: ## the main job on real parts, narrated; sets up what is missing
@@ -29,6 +29,15 @@ test: ## lint and every test; sets up what is missing
 	@$(MAKE) -j3 test-parts
 	@$(MAKE) lint
 	@$(PYTEST)
+
+image: $(DEV_VENV)/.ready ## keyshred's image, into dist/keyshred-image.tar
+	@$(DEV_VENV)/bin/python -m tests.cluster image
+
+cluster: test-parts ## a Kubernetes of one node on this machine, with keyshred installed by its chart (root)
+	@$(DEV_VENV)/bin/python -m tests.cluster node-up
+
+cluster-down: $(DEV_VENV)/.ready ## stop it and delete it
+	@$(DEV_VENV)/bin/python -m tests.cluster node-down
 
 bench: ## the table of docs/performance.md on this machine, in about 7 minutes (ARGS="--quick" for one)
 	@$(MAKE) -j3 demo-parts
@@ -46,6 +55,9 @@ unit: $(DEV_VENV)/.ready ## the tests that need nothing but Python (ARGS="-k NAM
 integration: test-parts ## the tests against a real API server and token
 	@$(PYTEST) tests/contract tests/integration
 
+e2e: test-parts ## the tests on a real node (root)
+	@$(PYTEST) tests/e2e
+
 lock: $(DEV_VENV)/.ready ## newest Python packages into the lock files; Go modules from tests/cluster/versions.py
 	$(DEV_VENV)/bin/uv pip compile $(LOCK) pyproject.toml -o requirements.txt
 	$(DEV_VENV)/bin/uv pip compile $(LOCK) pyproject.toml -o requirements-dev.txt --extra dev -c requirements.txt
@@ -53,9 +65,10 @@ lock: $(DEV_VENV)/.ready ## newest Python packages into the lock files; Go modul
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --upgrade --custom-compile-command 'make lock'
 
-clean: ## stop the cluster of `python -m tests.cluster up` and delete what was set up
+clean: ## stop what `python -m tests.cluster up` and `make cluster` started, and delete what was set up
 	@$(PYTHON3) -m tests.cluster down
-	@rm -rf $(addprefix $(CACHE)/,bin failures import-linter mypy pytest ruff run venv-*)
+	@test ! -d $(CACHE)/run/cluster || $(MAKE) cluster-down
+	@rm -rf dist $(addprefix $(CACHE)/,bin failures image import-linter mypy pytest ruff run venv-*)
 
 demo-parts: $(DEMO_VENV)/.ready binaries demo-packages
 test-parts: $(DEV_VENV)/.ready test-binaries test-packages
@@ -70,7 +83,7 @@ demo-packages:
 	@$(PYTHON3) -m tests.cluster packages softhsm2
 
 test-packages:
-	@$(PYTHON3) -m tests.cluster packages softhsm2 opensc git build-essential
+	@$(PYTHON3) -m tests.cluster packages --for-tests
 
 $(DEMO_VENV)/.ready: KIND := demo
 $(DEMO_VENV)/.ready: requirements.txt

@@ -52,6 +52,8 @@ WEBHOOK_CONFIGURATION: Final = "keyshred"
 """Of both, the mutating and the validating one."""
 TLS_SECRET: Final = "keyshred-webhook-tls"  # noqa: S105
 """Secret in keyshred's namespace: what the webhook serves with."""
+ANNOTATION_SERVED_SINCE: Final = f"{GROUP}/served-since"
+"""On it: when that certificate came there."""
 CA_SECRET: Final = "keyshred-webhook-ca"  # noqa: S105
 """Secret in keyshred's namespace: the authorities behind it."""
 CERT_MANAGER_SECRET: Final = "keyshred-webhook-cert-manager"  # noqa: S105

@@ -125,6 +125,13 @@ TOOLS: Final = {
             cold="seconds",
             own="sigs.k8s.io/kind/pkg/keyshred",
         ),
+        Tool(
+            name="promql",
+            modules={"github.com/prometheus/prometheus": versions.PROMETHEUS},
+            packages={"promql": "keyshred.dev/tests/promql/promql"},
+            variables={},
+            cold="about 30 seconds",
+        ),
         # One module for all three: each alone would compile Kubernetes' client libraries at a version of its own.
         Tool(
             name="clients",
@@ -148,6 +155,8 @@ TOOLS: Final = {
 CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
 NODE: Final = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
 """What a control plane lacks to run pods, and what keyshred is installed with."""
+READERS: Final = ("kind-config", "promql")
+"""What judges files that others are to read."""
 CLIENTS: Final = tuple(TOOLS["clients"].packages)
 """What others deploy with; for tests alone."""
 

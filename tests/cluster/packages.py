@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "buildah": "buildah",
 }
 """Package to a command of it, whose presence says that it is installed, by whatever means."""
+TOOLS: Final = ("softhsm2", "opensc", "git", "build-essential")
 NODE: Final = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "busybox-static")
 IMAGE: Final = ("debootstrap", "buildah")
 

@@ -20,7 +20,8 @@ def install(
     load(node)
     file = values_file(node.directory, values or {})
     command = ["upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"]
-    return helm(*command, f"--values={file}", *flags, kubeconfig=node.kubeconfig)
+    # With no values at all Helm would keep those of last time.
+    return helm(*command, "--reset-values", f"--values={file}", *flags, kubeconfig=node.kubeconfig)
 
 
 def load(node: Node) -> None:

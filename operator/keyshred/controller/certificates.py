@@ -21,6 +21,7 @@ from keyshred.controller.x509 import Pair
 from keyshred.errors import Conflict, KeyshredError, Malformed, NotFound
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import (
+    ANNOTATION_SERVED_SINCE,
     CA_CONFIG_MAP,
     CA_SECRET,
     CERT_MANAGER_SECRET,
@@ -87,6 +88,7 @@ class Certificates:
         self._terms = Terms(
             overlap=timedelta(seconds=settings.ca_overlap),
             lifetime=timedelta(seconds=settings.certificate_lifetime),
+            authority_lifetime=timedelta(seconds=settings.ca_lifetime),
             makes_authorities=settings.certificates == SELF,
         )
         self.expiry = Expiry()
@@ -191,14 +193,10 @@ class Certificates:
         issuers = [kept.pair.id for kept in world.authorities if kept.pair.issued(world.serving)]
         fits = world.serving.belongs() and self._hosts <= x509.hosts(world.serving.certificate)
         if world.incoming is not None:
-            # When to renew is cert-manager's to say.
             fits = world.serving.certificate == world.incoming.certificate
-        return Leaf(
-            issuers[-1] if issuers else "",
-            parsed.not_valid_before_utc + (x509.BACKDATE if world.incoming is None else timedelta(0)),
-            parsed.not_valid_after_utc,
-            fits,
-        )
+        since = ((world.served or {}).get("metadata", {}).get("annotations") or {}).get(ANNOTATION_SERVED_SINCE)
+        issued = datetime.fromisoformat(since) if since else parsed.not_valid_before_utc + x509.BACKDATE
+        return Leaf(issuers[-1] if issuers else "", issued, parsed.not_valid_after_utc, fits)
 
     # --- what is done about it
 
@@ -237,22 +235,26 @@ class Certificates:
         lifetime = timedelta(seconds=self._settings.certificate_lifetime)
         leaf = world.incoming or x509.issue(authority, sorted(self._hosts), lifetime, utc_now())
         data = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": _bundle(world.authorities)}
-        await self._write_secret(TLS_SECRET, "kubernetes.io/tls", data, world.served)
+        since = {ANNOTATION_SERVED_SINCE: utc_now().isoformat()}
+        await self._write_secret(TLS_SECRET, "kubernetes.io/tls", data, world.served, since)
         log.info("a new serving certificate, until %s", rfc3339(leaf.parsed.not_valid_after_utc))
 
-    async def _write_secret(self, name: str, kind: str, data: dict[str, bytes], old: Json | None) -> None:
+    async def _write_secret(
+        self, name: str, kind: str, data: dict[str, bytes], old: Json | None, annotations: dict[str, str] | None = None
+    ) -> None:
         body: Json = {
             "apiVersion": "v1",
             "kind": "Secret",
             "type": kind,
-            "metadata": {"name": name, "labels": {LABEL_MANAGED_BY: MANAGED_BY}},
+            "metadata": {"name": name, "labels": {LABEL_MANAGED_BY: MANAGED_BY}, "annotations": annotations or {}},
             "data": {key: base64.b64encode(value).decode() for key, value in data.items()},
         }
         if old is None:
             await self._kube.create(path("secrets", namespace=self._namespace), body)
             return
         body["type"] = old.get("type", kind)  # immutable
-        body["metadata"] = old["metadata"]
+        given = old["metadata"].get("annotations") or {}
+        body["metadata"] = old["metadata"] | {"annotations": given | (annotations or {})}
         await self._kube.replace(path("secrets", name, namespace=self._namespace), body)
 
     async def _publish(self, bundle: bytes) -> None:

@@ -14,7 +14,7 @@ _TOKEN: Final = re.compile(
     r"|(?<=[Bb]earer )[\w.~+/=-]{8,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|(?<=pin-value=)[^&\s'\"]+"
-    r"|S1NIM[\w+/=]{20,}"  # a sealed value in base64
+    r"|S1NIM[\w+/=-]{20,}"  # a sealed value in base64
     r"|(?<=KSH1)\S{16,}",
     re.DOTALL,
 )

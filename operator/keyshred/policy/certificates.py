@@ -35,6 +35,7 @@ class Leaf:
     issuer: str
     """`id` of the authority; empty: none that is known."""
     issued: datetime
+    """Since when it is there for replicas to serve."""
     not_after: datetime
     fits: bool
     """Whether it is for all the names that are wanted, and its key is its own."""
@@ -47,6 +48,7 @@ class Terms:
     overlap: timedelta
     lifetime: timedelta
     """Of serving certificates."""
+    authority_lifetime: timedelta
     makes_authorities: bool
     """Whether they are ours to make; else somebody else's come along by themselves."""
 
@@ -104,6 +106,8 @@ def is_served_and_trusted(authorities: Sequence[Authority], leaf: Leaf | None, *
 
 def _is_old(authority: Authority, terms: Terms, now: datetime) -> bool:
     lifetime = authority.not_after - authority.not_before
+    if lifetime > terms.authority_lifetime * 2:
+        return True  # lifetimes were shortened
     # A leaf of full length has to fit into what is left, when the next authority takes over.
     return now >= min(authority.not_before + lifetime * _RENEW_AFTER, authority.not_after - terms.lifetime)
 
@@ -118,6 +122,8 @@ def _issuer(live: Sequence[Authority], leaf: Leaf | None, terms: Terms, now: dat
 
 
 def _is_due(leaf: Leaf, issuer: Authority, terms: Terms, now: datetime) -> bool:
+    if not terms.makes_authorities:
+        return not leaf.fits  # when to renew is the other issuer's to say
     lifetime = leaf.not_after - leaf.issued
     return (
         not leaf.fits

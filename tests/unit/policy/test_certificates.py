@@ -13,8 +13,13 @@ from keyshred.policy.certificates import Authority, Do, Leaf, Terms, is_served_a
 
 T = TypeVar("T")
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TERMS = Terms(overlap=timedelta(minutes=5), lifetime=timedelta(days=90), makes_authorities=True)
 CA_LIFETIME = timedelta(days=365)
+TERMS = Terms(
+    overlap=timedelta(minutes=5),
+    lifetime=timedelta(days=90),
+    authority_lifetime=CA_LIFETIME,
+    makes_authorities=True,
+)
 STALE = TERMS.overlap - timedelta(seconds=1)
 """So far behind a client or a replica may be."""
 
@@ -173,3 +178,17 @@ def test_another_issuers_certificates_come_in_when_they_are_trusted() -> None:
     step = next_step([old, noted], leaf, published=True, terms=terms, now=later)
     assert (step.do, step.of) == (Do.ISSUE, ("b",))
     assert next_step([], None, published=True, terms=terms, now=now).do is Do.NOTHING
+    # Ours to serve is what is there, however old: the other issuer renews it when it wants.
+    served = Leaf("b", START, START + TERMS.lifetime, True)
+    end = START + TERMS.lifetime - timedelta(hours=1)
+    assert next_step([noted], served, published=True, terms=terms, now=end).do is Do.NOTHING
+
+
+def test_shortened_lifetimes_count_for_what_is_there() -> None:
+    world = World()
+    world.settle()
+    now = world.now + timedelta(days=1)
+    short = replace(TERMS, lifetime=timedelta(days=1), authority_lifetime=timedelta(days=9))
+    assert next_step(world.authorities, world.leaf, published=True, terms=short, now=now).do is Do.MAKE_AUTHORITY
+    lasting = replace(short, authority_lifetime=CA_LIFETIME)
+    assert next_step(world.authorities, world.leaf, published=True, terms=lasting, now=now).do is Do.ISSUE

@@ -1,0 +1,7 @@
+//go:build tools
+
+package tools
+
+import (
+	_ "keyshred.dev/tests/promql/promql"
+)
