@@ -13,6 +13,8 @@ from typing import Final
 
 _RENEW_AFTER: Final = 2 / 3
 """Of a lifetime, as cert-manager does it by default."""
+_LAST_MOMENT: Final = 1 / 5
+"""Of the overlap: where lifetimes are changed to be longer than what is left, somebody has to be first to trust."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,11 @@ def _is_old(authority: Authority, terms: Terms, now: datetime) -> bool:
 
 def _issuer(live: Sequence[Authority], leaf: Leaf | None, terms: Terms, now: datetime) -> Authority | None:
     """The newest that clients trust for long enough; where nothing that is served can be trusted, the newest at all."""
-    able = [a for a in live if a.can_issue]
+    # What ends within this is as good as gone: by then the next one has to be served.
+    soon = now + terms.overlap * _LAST_MOMENT
+    able = [a for a in live if a.can_issue and soon < a.not_after]
     settled = [a for a in able if a.published is not None and now >= a.published + terms.overlap]
-    works = leaf is not None and now < leaf.not_after and leaf.issuer in {a.id for a in live}
+    works = leaf is not None and soon < leaf.not_after and leaf.issuer in {a.id for a in live}
     candidates = settled if works else settled or able
     return candidates[-1] if candidates else None
 

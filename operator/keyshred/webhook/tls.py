@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from aiohttp import web
 from cryptography import x509
 
 from keyshred.config import WebhookSettings
-from keyshred.errors import ConfigInvalid, Refused
+from keyshred.errors import ConfigInvalid, NotReady, Refused
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,12 @@ def expiry(settings: WebhookSettings) -> float:
         return x509.load_pem_x509_certificate(_read(settings.tls_cert)).not_valid_after_utc.timestamp()
     except ValueError:
         return 0.0
+
+
+def check_expiry(settings: WebhookSettings) -> None:
+    """Raises NotReady where the serving certificate has ended: no API server would talk to this process."""
+    if expiry(settings) <= time.time():
+        raise NotReady("the serving certificate has ended, or cannot be read: waiting for a new one")
 
 
 def _read(file: str) -> bytes:

@@ -28,7 +28,7 @@ from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
 from keyshred.webhook.snapshot import Snapshot
-from keyshred.webhook.tls import Port, expiry
+from keyshred.webhook.tls import Port, check_expiry, expiry
 from keyshred.webhook.tokens import Tokens
 from keyshred.webhook.unseal import Unsealing
 from keyshred.webhook.wraps import Wraps
@@ -70,6 +70,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     keys = Keys(hsm, Wraps(kube))
 
     async def trial() -> None:
+        check_expiry(settings)
         await snapshot.confirm()
         snapshot.current()
         await hsm.ready()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyshred.policy.certificates import Authority, Do, Leaf, Terms, is_served_and_trusted, next_step
+from keyshred.policy.certificates import Authority, Do, Leaf, Step, Terms, is_served_and_trusted, next_step
 
 T = TypeVar("T")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -192,3 +192,13 @@ def test_shortened_lifetimes_count_for_what_is_there() -> None:
     assert next_step(world.authorities, world.leaf, published=True, terms=short, now=now).do is Do.MAKE_AUTHORITY
     lasting = replace(short, authority_lifetime=CA_LIFETIME)
     assert next_step(world.authorities, world.leaf, published=True, terms=lasting, now=now).do is Do.ISSUE
+
+
+def test_where_all_is_about_to_end_the_next_authority_issues_before_its_overlap_is_over() -> None:
+    """From very short lifetimes to long ones: nothing that is trusted for long enough can issue anything that lasts."""
+    dying = Authority("old", START, START + timedelta(minutes=3), START - timedelta(hours=1), True)
+    young = Authority("new", START, START + CA_LIFETIME, START, True)
+    leaf = Leaf("old", START, START + timedelta(minutes=3), True)
+    early, late = START + timedelta(minutes=1), START + timedelta(minutes=2, seconds=30)
+    assert next_step([dying, young], leaf, published=True, terms=TERMS, now=early).do is Do.NOTHING
+    assert next_step([dying, young], leaf, published=True, terms=TERMS, now=late) == Step(Do.ISSUE, ("new",))
