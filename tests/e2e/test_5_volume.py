@@ -1,0 +1,69 @@
+"""With a default StorageClass the evaluation token is on a PersistentVolumeClaim, and all pods are `restricted`."""
+
+from tests.cluster import release
+from tests.cluster.chart import NAMESPACE
+from tests.cluster.node import NAME, Node
+from tests.e2e.installed import Installed
+from tests.integration.system.tenant import Tenant
+
+
+def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed) -> None:
+    kubectl = node.kubectl
+    release.uninstall(node)
+    kubectl.run("delete", "rootkeys,keyauthorizations", "--all", "--wait=false")
+    # The cluster forgets the token that it had, as docs/install.md says.
+    kubectl.run("delete", "namespace", NAMESPACE, "--timeout=90s")
+    folder = node.directory / "volume"
+    folder.mkdir()
+    kubectl.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "local", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "local"},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "local",
+                "local": {"path": str(folder)},
+                "nodeAffinity": {
+                    "required": {
+                        "nodeSelectorTerms": [
+                            {
+                                "matchExpressions": [
+                                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}
+                                ]
+                            }
+                        ]
+                    }
+                },
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        },
+    )
+
+    said = release.install(node)
+
+    assert "PersistentVolumeClaim keyshred-token" in said
+    remembered = kubectl("get", "configmap", "keyshred-token", f"--namespace={NAMESPACE}")["data"]
+    assert remembered["storage"] == "pvc" and "node" not in remembered
+    assert list((folder / "tokens").iterdir()), "the token is on the volume"
+    tenant = Tenant.create_with_key_first(installed)
+    tenant.create_secret("db", a="one")
+    assert tenant.unseal("db") == {"a": "one"}
+
+    # Uninstalled, the volume stays; installed again, the key is found on it.
+    release.uninstall(node)
+    assert kubectl("get", "pvc", "keyshred-token", f"--namespace={NAMESPACE}")["status"]["phase"] == "Bound"
+    release.install(node)
+    assert tenant.unseal("db") == {"a": "one"}
