@@ -27,7 +27,7 @@ _OWN_NAMESPACE: Final = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NA
 
 
 def helm(*arguments: str, kubeconfig: Path | None = None) -> str:
-    """Runs Helm; returns what it prints. Errors: ClusterError with Helm's own message."""
+    """Runs Helm; returns what it prints, hooks included. Errors: ClusterError with Helm's own message."""
     build.ensure(["helm"])
     access = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
     with tempfile.TemporaryDirectory() as home:
@@ -38,7 +38,7 @@ def helm(*arguments: str, kubeconfig: Path | None = None) -> str:
         )
     if done.returncode:
         raise ClusterError(f"helm {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    return done.stdout + (done.stderr if arguments[0] != "template" else "")  # logs of hooks are on stderr
 
 
 def values_file(folder: Path, values: Mapping[str, Any]) -> Path:

@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.cluster import chart
+import keyshred
+from tests.cluster import chart, image
 from tests.cluster.chart import NAMESPACE
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ClusterError
@@ -171,6 +172,20 @@ def test_roles_for_people() -> None:
         assert {group for rule in rules for group in rule["apiGroups"]} == {"keyshred.dev"}, "nothing of others"
         deletes = any({"delete", "deletecollection"} & set(r["verbs"]) and "rootkeys" in r["resources"] for r in rules)
         assert deletes is (name == "keyshred.dev:destroyer")
+
+
+def test_the_chart_installs_the_image_of_its_own_version() -> None:
+    described = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert described["version"] == described["appVersion"] == keyshred.__version__
+    assert f"image: {image.NAME}\n" in chart.template({})
+
+
+def test_replicas_are_spread_as_far_as_that_goes() -> None:
+    for values in ({}, PRODUCTION):
+        deployments = {o["metadata"]["name"]: o for o in chart.render(values) if o["kind"] == "Deployment"}
+        spread = deployments["keyshred-webhook"]["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert [s["topologyKey"] for s in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        assert {s["whenUnsatisfiable"] for s in spread} == {"ScheduleAnyway"}
 
 
 def test_a_second_rendering_changes_nothing() -> None:
