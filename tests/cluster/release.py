@@ -1,6 +1,7 @@
 """keyshred on a node: its image, loaded, and its chart, installed by Helm as a user would."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.cluster import image
@@ -11,7 +12,11 @@ RELEASE = "keyshred"
 
 
 def install(
-    node: Node, values: Mapping[str, Any] | None = None, *, flags: Sequence[str] = ("--wait", "--timeout=120s")
+    node: Node,
+    values: Mapping[str, Any] | None = None,
+    *,
+    flags: Sequence[str] = ("--wait", "--timeout=120s"),
+    chart: Path = CHART,
 ) -> str:
     """`helm upgrade --install`; returns what Helm says. The image is built and loaded where it is missing.
 
@@ -19,7 +24,7 @@ def install(
     """
     load(node)
     file = values_file(node.directory, values or {})
-    command = ["upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"]
+    command = ["upgrade", "--install", RELEASE, str(chart), f"--namespace={NAMESPACE}", "--create-namespace"]
     # With no values at all Helm would keep those of last time.
     return helm(*command, "--reset-values", f"--values={file}", *flags, kubeconfig=node.kubeconfig)
 

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from tests.cluster.node import Node
 
 
 @pytest.fixture(scope="module")
-def archive() -> tarfile.TarFile:
+def archive() -> Iterator[tarfile.TarFile]:
     """As `make image` writes it."""
-    return tarfile.open(image.ensure())
+    with tarfile.open(image.ensure()) as opened:
+        yield opened
 
 
 def _read(archive: tarfile.TarFile, name: str) -> Any:

@@ -1,12 +1,16 @@
 """Updates, lost pods and rotated certificates under a stream of Secrets: nobody notices."""
 
 import base64
+import re
+import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 from tests.cluster import release
-from tests.cluster.chart import NAMESPACE
+from tests.cluster.chart import CHART, NAMESPACE
 from tests.cluster.node import Node, until
-from tests.e2e.installed import CONTROLLER, WEBHOOK, Installed
+from tests.e2e.installed import CONTROLLER, WEBHOOK, Installed, dumped
 from tests.integration.controller.lab import until as soon
 from tests.integration.system.stream import Stream
 from tests.integration.system.tenant import Tenant
@@ -22,21 +26,41 @@ def _goes_on(stream: Stream) -> None:
     soon(lambda: stream.rounds > before + 10)
 
 
-def test_an_update_of_everything_under_a_stream(node: Node, installed: Installed, tenant: Tenant) -> None:
-    """Other values, so that all pods are replaced; and back."""
+def test_an_update_of_everything_under_a_stream(
+    node: Node, installed: Installed, tenant: Tenant, tmp_path: Path
+) -> None:
+    """From an older chart to this one, to other values, and back: all pods are replaced each time."""
+    older = _older_chart(tmp_path)
+    many = {"logLevel": "WARNING", "webhook": {"workers": 1, "replicas": 3}, "controller": {"replicas": 2}}
+    updates: list[tuple[Path, dict[str, Any]]] = [(older, {}), (CHART, many), (CHART, {})]
     with Stream(tenant).running() as stream:
-        for values in (
-            {"logLevel": "WARNING", "webhook": {"workers": 1, "replicas": 3}, "controller": {"replicas": 2}},
-            {},
-        ):
+        for chart, values in updates:
             _goes_on(stream)
             pods = {pod["metadata"]["uid"] for pod in installed.pods(WEBHOOK) + installed.pods(CONTROLLER)}
-            release.install(node, values)
+            release.install(node, values, chart=chart)
             installed.wait_rolled_out()
             assert not pods & {pod["metadata"]["uid"] for pod in installed.pods(WEBHOOK)}
+            described = installed.kubectl("get", "crd", "rootkeys.keyshred.dev")
+            assert (_OLD in dumped(described)) is (chart is older), "CRDs go with the chart"
         _goes_on(stream)
     assert stream.failures == []
     stream.check()
+
+
+_OLD = "as it was described before"
+
+
+def _older_chart(folder: Path) -> Path:
+    """This chart as an earlier version may have been: another version, CRDs, labels of pods."""
+    older = folder / "keyshred"
+    shutil.copytree(CHART, older)
+    described = older / "Chart.yaml"
+    described.write_text(described.read_text().replace("\nversion: ", "\nversion: 0.0.1-before-"))
+    crd = older / "templates" / "crds" / "rootkeys.yaml"
+    changed = re.sub(r"description: \w+", f"description: {_OLD}", crd.read_text(), count=1)
+    assert _OLD in changed
+    crd.write_text(changed)
+    return older
 
 
 def test_pods_that_are_deleted_under_a_stream(installed: Installed, tenant: Tenant) -> None:

@@ -161,6 +161,7 @@ class ArgoCD(Client):
 
     compare: tuple[str, ...] = ("--server-side-diff",)
     sync: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
 
     def apply(self, *manifests: Object) -> None:
         self._run("--sync", manifests=manifests)
@@ -185,7 +186,14 @@ class ArgoCD(Client):
         common = (f"--kubeconfig={self.kubectl.kubeconfig}", f"--namespace={self.namespace}")
         text = "\n---\n".join(json.dumps(self._tracked(manifest)) for manifest in manifests)
         return run(
-            "argocd", *common, f"--application={self.application}", *self.compare, *self.sync, *flags, input=text
+            "argocd",
+            *common,
+            f"--application={self.application}",
+            *self.compare,
+            *self.sync,
+            *self.scope,
+            *flags,
+            input=text,
         )
 
 

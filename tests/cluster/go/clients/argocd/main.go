@@ -33,6 +33,7 @@ const (
 var (
 	kubeconfig     = flag.String("kubeconfig", "", "kubeconfig of the cluster")
 	namespace      = flag.String("namespace", "", "namespace of the objects")
+	everything     = flag.Bool("everything", false, "objects of all kinds, in all namespaces")
 	application    = flag.String("application", "", "name of the Application that they belong to")
 	apply          = flag.Bool("sync", false, "sync after comparing, and prune")
 	serverSide     = flag.Bool("server-side-apply", false, "sync option ServerSideApply=true")
@@ -45,7 +46,7 @@ var (
 type ofInterest struct{}
 
 func (ofInterest) IsExcludedResource(group, kind, _ string) bool {
-	return group != "keyshred.dev" && (group != "" || (kind != "Secret" && kind != "Namespace"))
+	return !*everything && group != "keyshred.dev" && (group != "" || (kind != "Secret" && kind != "Namespace"))
 }
 
 type withoutData struct{}
@@ -65,8 +66,12 @@ func main() {
 	targets, err := kube.SplitYAML(input)
 	check(err)
 
+	namespaces := []string{*namespace}
+	if *everything {
+		namespaces = nil
+	}
 	clusterCache := cache.NewClusterCache(config,
-		cache.SetNamespaces([]string{*namespace}),
+		cache.SetNamespaces(namespaces),
 		cache.SetClusterResources(true),
 		cache.SetSettings(cache.Settings{ResourcesFilter: ofInterest{}}),
 		cache.SetLogr(logr.Discard()),
