@@ -101,6 +101,10 @@ class Certificates:
         while True:
             await asyncio.sleep(0 if await self._look() else _LOOK)
 
+    async def see(self) -> None:
+        """Looks at how things are, for `expiry`, and changes nothing: of one that does not lead."""
+        self._next(await self._world())
+
     async def _look(self) -> bool:
         """One step; whether there may be another one at once."""
         try:

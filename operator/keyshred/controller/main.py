@@ -96,9 +96,12 @@ def _pages(
         return metrics.of_this_process(metrics.Collected(inventory.values) if lease.holds else metrics.Nothing())
 
     async def ready() -> bytes:
-        # One that waits for the Lease is as ready as it can be: an update must not wait for it to lead.
-        if lease.holds and settings.certificates != NONE and not certificates.expiry.trusted:
-            raise NotReady("the API server does not trust the webhook's certificate yet")
+        # Also while another one leads, or the Lease of one that is gone has to run out: who waits for this waits to seal.
+        if settings.certificates != NONE:
+            if not lease.holds:
+                await certificates.see()
+            if not certificates.expiry.trusted:
+                raise NotReady("the API server does not trust the webhook's certificate yet")
         return b"ok\n"
 
     pages = {"/metrics": numbers, "/livez": ok, "/readyz": ready}
