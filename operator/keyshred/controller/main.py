@@ -96,7 +96,7 @@ def _pages(
         return metrics.of_this_process(metrics.Collected(inventory.values) if lease.holds else metrics.Nothing())
 
     async def ready() -> bytes:
-        # Also while another one leads, or the Lease of one that is gone has to run out: who waits for this waits to seal.
+        # Also while another one leads, or the Lease of one that is gone has to run out: who waits for this will seal.
         if settings.certificates != NONE:
             if not lease.holds:
                 await certificates.see()
