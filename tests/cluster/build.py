@@ -180,7 +180,7 @@ def ensure(names: Iterable[str] = CONTROL_PLANE) -> None:
 def _stale(names: Iterable[str]) -> dict[Tool, list[str]]:
     """Per tool, the binaries to build."""
     stale: dict[Tool, list[str]] = {}
-    for name in names:
+    for name in dict.fromkeys(names):  # each once, however often it is asked for
         tool = next((tool for tool in TOOLS.values() if name in tool.packages), None)
         if tool is None:
             raise ClusterError(f"no such binary: {name}")
