@@ -58,3 +58,12 @@ def test_two_tokens_of_one_label_are_for_a_person_to_sort_out(tmp_path: Path) ->
         softhsm_setup.make(tokens, "keyshred", "user-pin-1", "so-pin-2")
     with pytest.raises(TokenBroken, match="2 tokens"):
         softhsm_setup.serial_of(tokens, "keyshred")
+
+
+def test_what_is_set_aside_is_kept(tmp_path: Path) -> None:
+    tokens = tmp_path / "home/tokens"
+    for number in (1, 2):
+        softhsm_setup.make(tokens, "keyshred", "user-pin-1", "so-pin-2")
+        assert softhsm_setup.set_aside(tokens) == tmp_path / f"home/tokens.before-{number}"
+        assert softhsm_setup.serial_of(tokens, "keyshred") is None
+    assert softhsm_setup.serial_of(tmp_path / "home/tokens.before-1", "keyshred")

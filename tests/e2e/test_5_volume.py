@@ -1,5 +1,8 @@
 """With a default StorageClass the evaluation token is on a PersistentVolumeClaim, and all pods are `restricted`."""
 
+import shutil
+
+from keyshred.hsm import softhsm_setup
 from tests.cluster import release
 from tests.cluster.chart import NAMESPACE
 from tests.cluster.node import NAME, Node
@@ -15,6 +18,12 @@ def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed
     kubectl.run("delete", "namespace", NAMESPACE, "--timeout=90s")
     folder = node.directory / "volume"
     folder.mkdir()
+    # As if another cluster had been here: its token is nobody's now.
+    softhsm_setup.make(folder / "tokens", "keyshred", "pin-of-another", "so-pin-of-another")
+    other = next((folder / "tokens").iterdir()).name
+    shutil.chown(folder, 65532, 65532)
+    for path in folder.rglob("*"):
+        shutil.chown(path, 65532, 65532)
     kubectl.apply(
         {
             "apiVersion": "storage.k8s.io/v1",
@@ -57,7 +66,8 @@ def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed
     assert "PersistentVolumeClaim keyshred-token" in said
     remembered = kubectl("get", "configmap", "keyshred-token", f"--namespace={NAMESPACE}")["data"]
     assert remembered["storage"] == "pvc" and "node" not in remembered
-    assert list((folder / "tokens").iterdir()), "the token is on the volume"
+    assert [t.name for t in (folder / "tokens").iterdir()] != [other], "a token of its own is on the volume"
+    assert [t.name for t in (folder / "tokens.before-1").iterdir()] == [other]
     tenant = Tenant.create_with_key_first(installed)
     tenant.create_secret("db", a="one")
     assert tenant.unseal("db") == {"a": "one"}

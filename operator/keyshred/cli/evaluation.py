@@ -71,6 +71,13 @@ async def _step(kube: Kube, settings: EvaluationSettings) -> bool:
         pin, so_pin = _decoded(pins or await _make_pins(kube, settings))
         softhsm_setup.make(tokens, _LABEL, pin, so_pin)
         log.info("made the token of the evaluation mode, in %s", tokens)
+    elif step is Step.SET_ASIDE:
+        aside = softhsm_setup.set_aside(tokens)
+        log.warning(
+            "there was a token (serial %s) that this cluster does not know, without its PINs (Secret %s): it is kept in "
+            "%s, and a new one is made. If its keys are wanted, stop keyshred, put both back, and delete the ConfigMap %s",
+            *(found.serial, PINS_SECRET, aside, TOKEN_CONFIG_MAP),
+        )
     elif step is Step.RECORD:
         data = {"label": _LABEL, "serial": found.serial or "", "mode": "evaluation", "storage": settings.storage}
         await token_record.create(kube, settings.namespace, TOKEN_CONFIG_MAP, data | _node(settings))

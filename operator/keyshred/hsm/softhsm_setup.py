@@ -58,6 +58,16 @@ def make(folder: Path, label: str, pin: str, so_pin: str) -> None:
     _fsync(folder)
 
 
+def set_aside(folder: Path) -> Path:
+    """Renames the folder of tokens, so that a new one begins; nothing is lost. Returns its new name."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    _fsync(folder.parent)
+    return aside
+
+
 def _configured(work: Path, tokens: Path) -> dict[str, str]:
     """An environment in which SoftHSM has its tokens there."""
     conf = work / "softhsm2.conf"

@@ -13,6 +13,8 @@ class Step(StrEnum):
 
     MAKE = "Make"
     """PINs and token are made."""
+    SET_ASIDE = "SetAside"
+    """What is in the folder is another cluster's, and nobody has its PINs: it is kept beside it."""
     RECORD = "Record"
     """The token is there, and the cluster is told so."""
     USE = "Use"
@@ -44,6 +46,11 @@ def next_step(found: Found, *, make: bool) -> Step:
     if found.serial is None:
         if make:
             return Step.MAKE
+        raise NotReady("the token is not made yet; the controller's pod makes it")
+    if not found.pins and found.record is None:
+        # Of a cluster that was here before, or whose namespace of keyshred was deleted; this one knows of no key in it.
+        if make:
+            return Step.SET_ASIDE
         raise NotReady("the token is not made yet; the controller's pod makes it")
     if not found.pins:
         raise TokenMismatch(

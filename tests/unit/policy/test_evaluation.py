@@ -46,5 +46,12 @@ def test_nothing_is_made_in_place_of_what_is_missing(change: dict[str, Any], say
         next_step(replace(ALL, **change), make=make)
 
 
+def test_a_token_of_a_cluster_that_was_here_before_is_set_aside() -> None:
+    found = replace(ALL, pins=False, record=None)
+    assert next_step(found, make=True) is Step.SET_ASIDE
+    with pytest.raises(NotReady):
+        next_step(found, make=False)
+
+
 def test_a_folder_that_came_along_to_another_node_is_used() -> None:
     assert next_step(replace(ALL, node="two"), make=False) is Step.USE
