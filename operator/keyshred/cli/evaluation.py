@@ -74,8 +74,9 @@ async def _step(kube: Kube, settings: EvaluationSettings) -> bool:
     elif step is Step.SET_ASIDE:
         aside = softhsm_setup.set_aside(tokens)
         log.warning(
-            "there was a token (serial %s) that this cluster does not know, without its PINs (Secret %s): it is kept in "
-            "%s, and a new one is made. If its keys are wanted, stop keyshred, put both back, and delete the ConfigMap %s",
+            "there was a token (serial %s) that this cluster does not know, without its PINs (Secret %s): it is kept "
+            "in %s, and a new one is made. If its keys are wanted, stop keyshred, put both back, and delete the "
+            "ConfigMap %s",
             *(found.serial, PINS_SECRET, aside, TOKEN_CONFIG_MAP),
         )
     elif step is Step.RECORD:
