@@ -2,7 +2,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench image cluster cluster-down lint unit integration e2e first-half second-half lock clean demo-parts test-parts binaries test-binaries demo-packages test-packages
+.PHONY: help demo test bench image cluster cluster-down lint unit integration e2e lock clean demo-parts test-parts binaries test-binaries demo-packages test-packages
 
 PYTHON3 ?= python3
 CACHE := $(abspath $(or $(KEYSHRED_CACHE),.cache))
@@ -15,9 +15,7 @@ export MYPY_CACHE_DIR := $(CACHE)/mypy
 hash = $(shell $(PYTHON3) -c 'import sys; print(sys.version)' | cat - $(1) | sha256sum | cut -c1-12)
 DEMO_VENV := $(CACHE)/venv-demo-$(call hash,requirements.txt)
 DEV_VENV := $(CACHE)/venv-dev-$(call hash,requirements-dev.txt)
-PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest$(PART) $(ARGS)
-# Half of the tests mostly wait for the other half's kind of things: both at once take little longer than one.
-SECOND_HALF := tests/integration/system tests/integration/policies tests/benchmarks
+PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,15 +28,7 @@ demo: ## the main job on real parts, narrated; sets up what is missing
 test: ## lint and every test; sets up what is missing
 	@$(MAKE) -j3 test-parts
 	@$(MAKE) image lint
-	@$(MAKE) -j2 first-half second-half
-
-first-half: PART := -1
-first-half:
-	@$(PYTEST) tests $(addprefix --ignore=,$(SECOND_HALF))
-
-second-half: PART := -2
-second-half:
-	@$(PYTEST) $(SECOND_HALF)
+	@$(PYTEST)
 
 image: $(DEV_VENV)/.ready ## keyshred's image, into dist/keyshred-image.tar
 	@$(DEV_VENV)/bin/python -m tests.cluster image
@@ -78,7 +68,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --upgrade --
 clean: ## stop what `python -m tests.cluster up` and `make cluster` started, and delete what was set up
 	@$(PYTHON3) -m tests.cluster down
 	@test ! -d $(CACHE)/run/cluster || $(MAKE) cluster-down
-	@rm -rf dist $(addprefix $(CACHE)/,bin failures image import-linter mypy pytest pytest-1 pytest-2 ruff run venv-*)
+	@rm -rf dist $(addprefix $(CACHE)/,bin failures image import-linter mypy pytest ruff run venv-*)
 
 demo-parts: $(DEMO_VENV)/.ready binaries demo-packages
 test-parts: $(DEV_VENV)/.ready test-binaries test-packages

@@ -129,6 +129,9 @@ class Namespaces:
             self._retained_since.pop(name, None)
             if label != wanted:
                 await self._label(name, wanted)
+                # Not left to the watch alone, which may be about to connect anew.
+                self._enabled_since[name] = asyncio.get_running_loop().time()
+                self._parts.enqueue(Job(Kind.NAMESPACES), self._parts.settings.settle)
             elif self._has_settled(name, policy):
                 await self._hold(name, policy.held[name])
             return label != wanted

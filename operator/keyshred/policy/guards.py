@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from keyshred.errors import KeyProtected, PolicyNotFresh, Refused
+from keyshred.errors import KeyProtected, Malformed, PolicyNotFresh, Refused
 from keyshred.policy import durations
 from keyshred.times import stamp
 
@@ -30,7 +30,11 @@ class Floors:
     def check(self, name: str, wanted: Mapping[str, Any]) -> None:
         """Returns if the guards (as from `asked`) reach the floors. Raises Refused."""
         below = []
-        if durations.parse(wanted["gracePeriod"]) < self.grace_period:
+        try:
+            asked = durations.parse(wanted["gracePeriod"])
+        except Malformed as error:
+            raise Malformed(f"spec.destruction.gracePeriod: {error}") from None
+        if asked < self.grace_period:
             below.append(f"gracePeriod {durations.text(self.grace_period)} or more (it is {wanted['gracePeriod']})")
         if self.protected and not wanted["protected"]:
             below.append("protected: true")

@@ -56,8 +56,9 @@ class Site:
         return len(self.bundles()) == 1 and bool(self.served().certificate) and self.trusts(self.served())
 
     def authorities(self) -> int:
-        (bundle,) = self.bundles()
-        return len(x509.split(bundle))
+        """In the bundle; 0 while not all places have the same."""
+        bundles = self.bundles()
+        return len(x509.split(bundles.pop())) if len(bundles) == 1 else 0
 
     def cert_manager(self, authority: Pair, leaf: Pair) -> None:
         """Plays cert-manager: writes its Secret."""

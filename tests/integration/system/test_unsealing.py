@@ -170,7 +170,9 @@ def test_a_role_binding_is_the_only_right_to_read(tenant: Tenant) -> None:
     for user in (WEBHOOK, CONTROLLER):
         for verb in ("get", "list", "watch", "update", "patch", "create", "delete"):
             for where in (("-A",), ("-n", f"free-{tenant.name}"), ("-n", "kube-system"), ("-n", "keyshred")):
-                assert not can_i(user, verb, "secrets", *where), (user, verb, where)
+                # RBAC cannot narrow create to a name: in its own namespace the controller makes certificates.
+                makes = (user, verb, where) == (CONTROLLER, "create", ("-n", "keyshred"))
+                assert can_i(user, verb, "secrets", *where) is makes, (user, verb, where)
     tenant.keyshred.controller.stop()
     try:
         tenant.kubectl.run("delete", "rolebinding", "keyshred-secret-reader", "-n", tenant.name)

@@ -343,12 +343,12 @@ async def test_names_that_are_none(server: Server, name: str, capfd: pytest.Capt
 async def test_a_bug_gives_nothing_out(
     server: Server, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.token.error = ValueError("one")  # as if it quoted a value
+    server.token.error = ValueError("swordfish")  # as if it quoted a value
     status, body, _ = await server.unseal()
     assert (status, body["detail"]) == (500, "keyshred failed to answer; nothing was given out")
     assert [line["verdict"] for line in audited(capfd)] == ["InternalError"]
     assert "ValueError" in caplog.text
-    assert "one" not in caplog.text
+    assert "swordfish" not in caplog.text
 
 
 # --- the other routes
