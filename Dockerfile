@@ -15,9 +15,11 @@ RUN --mount=type=secret,id=ca,target=/run/ca.pem \
  && cd /opt/keyshred/lib/python3*/site-packages \
  && rm -rf pip pip-* setuptools setuptools-* pkg_resources _distutils_hack distutils-precedence.pth ../../../bin/pip* \
  && find . -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
-# Credentials and connections are used of it, and none of its hundred megabytes of generated calls.
+# Credentials and connections are used of it, and none of its hundred megabytes of generated calls and models.
  && rm -rf kubernetes/client/api/* kubernetes/aio/client/api/* \
- && python3 -m compileall -q --invalidation-mode unchecked-hash -x 'kubernetes/(aio/)?client/models' .
+ && find kubernetes/client/models kubernetes/aio/client/models -name '*_*.py' ! -name __init__.py \
+    ! -name v1_object_meta.py ! -name v1_owner_reference.py ! -name v1_managed_fields_entry.py -delete \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM ${BASE}
 RUN apt-get update -q \

@@ -106,6 +106,11 @@ class WebhookSettings(CommonSettings):
         "least spec.destruction.gracePeriod that a RootKey may ask for, a Go duration", "0s"
     )
     require_protected: bool = option("whether every RootKey must have spec.destruction.protected", False)
+    pod_image: str = option(
+        "image, with cp in it, of the container that pods get where Secrets are in their environment: keyshred's own",
+        "",
+    )
+    pod_image_pull_policy: str = option("when nodes pull it", "IfNotPresent")
 
     def check(self) -> None:
         """Raises ConfigInvalid for a value that contradicts itself or another one."""
@@ -151,6 +156,9 @@ class ControllerSettings(CommonSettings):
         "seconds that clients and webhooks get to take note of a new authority or certificate", 300.0, positive=True
     )
     certificate_hosts: str = option("further DNS names and addresses of the webhook, separated by commas", "")
+    node_namespace: str = option(
+        "namespace of the DaemonSet, where clients of the webhook are, too; empty: keyshred's own", ""
+    )
     cluster_domain: str = option("the cluster's DNS domain", "cluster.local")
     token_record: str = option(
         "ConfigMap in keyshred's namespace that remembers which token the keys are in; nothing is done with another "
@@ -173,6 +181,26 @@ class ControllerSettings(CommonSettings):
                 f"--lease-duration must be at least {2 * SLOW_CALLS:.0f} times --hsm-deadline: a step in the HSM has "
                 "to end before anybody else may take the Lease"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings(BasicSettings):
+    """`keyshred node`: the CSI driver of one node."""
+
+    url: str = option("the webhook's Service, e.g. https://keyshred-webhook.keyshred.svc")
+    ca: str = option("PEM file with the certificates that clients trust (ConfigMap keyshred-ca)")
+    node_name: str = option("name of this node")
+    kubelet_dir: str = option("the kubelet's root directory, at the same path here as on the node", "/var/lib/kubelet")
+    metrics_port: int = option("port of /metrics, /livez and /readyz; 0: none", 0)
+    metrics_listen: str = option("address of that port", "0.0.0.0")  # noqa: S104 - a pod's port is there for others
+
+    def check(self) -> None:
+        """Raises ConfigInvalid for a value that contradicts itself or another one."""
+        BasicSettings.check(self)
+        if not self.node_name:
+            raise ConfigInvalid("--node-name is empty")
+        if not self.kubelet_dir.startswith("/"):
+            raise ConfigInvalid(f"--kubelet-dir {self.kubelet_dir}: give an absolute path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

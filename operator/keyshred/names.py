@@ -31,6 +31,13 @@ ANNOTATION_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configurati
 FINALIZER: Final = f"{GROUP}/destruction"
 """On a RootKey: holds the object until its key is destroyed, or kept on purpose, and the KeyRecord says so."""
 
+ANNOTATION_NATIVE: Final = f"{GROUP}/native"
+"""On a Pod: how it read Secrets before keyshred's webhook changed it, without their values."""
+LABEL_ENV_FILES: Final = f"{GROUP}/env-files"
+"""On a Node: `true` where the kubelet fills environments from files; pods with Secrets in theirs go to no other."""
+TAINT_NOT_READY: Final = f"{GROUP}/not-ready"
+"""On a new Node, by whoever makes it: the controller takes it off once the CSI driver is registered there."""
+
 AUDIENCE: Final = GROUP
 """Audience of the ServiceAccount tokens that may call unseal."""
 

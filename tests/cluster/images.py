@@ -14,7 +14,10 @@ from tests.cluster import paths, versions
 PAUSE: Final = "registry.k8s.io/pause:3.10"
 BUSYBOX: Final = "docker.io/library/busybox:1"
 COREDNS: Final = f"registry.k8s.io/coredns/coredns:{versions.COREDNS}"
-_APPLETS: Final = ("sh", "cat", "ls", "sleep", "wget", "nslookup", "stat", "id", "touch", "env", "tail")
+_APPLETS: Final = (
+    *("sh", "cat", "ls", "sleep", "wget", "nslookup", "stat", "id", "touch", "env", "tail"),
+    *("find", "sort", "sha256sum", "readlink", "httpd", "printf", "tr"),
+)
 
 
 def write(target: Path, name: str, files: Mapping[str, Path], entrypoint: Sequence[str]) -> None:

@@ -101,6 +101,7 @@ class Keyshred:
                 "--listen=127.0.0.1",
                 f"--port={self.port}",
                 "--drain-delay=0",
+                "--pod-image=keyshred",
                 *self.webhook_flags,
             ),
             env=self._env(),

@@ -70,10 +70,10 @@ def _lives(pid: int) -> bool:
 
 
 def _mounts(directory: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    found = []
-    for line in lines:
-        root, point = line.split()[3:5]
-        if point.startswith(f"{directory}/") or root.startswith(f"{directory}/"):
-            found.append(point)
-    return found
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounts = [(root, point) for _, _, _, root, point, *_ in lines]
+    # Folders of the node that are mounted elsewhere, and what is mounted in them: volumes of pods in the kubelet's.
+    bound = [point for root, point in mounts if root.startswith(f"{directory}/")]
+    return [
+        point for _, point in mounts if point in bound or point.startswith((f"{directory}/", *(f"{b}/" for b in bound)))
+    ]

@@ -32,6 +32,8 @@ _PODS: Final = "10.88.0.0/16"
 _DNS: Final = "10.96.0.10"
 HOST_FOLDER: Final = Path("/var/lib/keyshred")
 """Where the chart keeps its evaluation token on a node: a folder of the node's own is mounted there."""
+KUBELET_FOLDER: Final = Path("/var/lib/kubelet")
+"""The kubelet's, where charts look for it; the same."""
 
 
 class Node(ControlPlane):
@@ -146,7 +148,7 @@ class Node(ControlPlane):
             f"--config={file}",
             f"--hostname-override={NAME}",
             f"--node-ip={ADDRESS}",
-            f"--root-dir={self.directory / 'kubelet'}",
+            f"--root-dir={KUBELET_FOLDER}",
             "--v=1",
         ]
         if not self.kubelet.runs(command):
@@ -177,14 +179,13 @@ class Node(ControlPlane):
         self._mount()
 
     def _mount(self) -> None:
-        kubelet = self.directory / "kubelet"
-        for folder, point in ((kubelet, kubelet), (self.token_folder, HOST_FOLDER)):
+        for folder, point in ((self.directory / "kubelet", KUBELET_FOLDER), (self.token_folder, HOST_FOLDER)):
             folder.mkdir(parents=True, exist_ok=True)
             point.mkdir(parents=True, exist_ok=True)
             if not os.path.ismount(point):
                 _run("mount", "--bind", str(folder), str(point))
         # What a CSI driver mounts in its pod has to be seen by the kubelet.
-        _run("mount", "--make-shared", str(kubelet))
+        _run("mount", "--make-shared", str(KUBELET_FOLDER))
 
     def _start_controllers(self) -> None:
         certificate, key = str(self.authority.certificate), str(self.directory / "pki" / "ca.key")

@@ -13,7 +13,7 @@ from tests.cluster.node import Node, until
 from tests.cluster.softhsm import SoftHsm
 
 SERVICE: Final = "keyshred-webhook"
-WEBHOOK, CONTROLLER = "webhook", "controller"
+WEBHOOK, CONTROLLER, NODE = "webhook", "controller", "node"
 
 
 class Installed(Keyshred):

@@ -6,8 +6,9 @@ from keyshred.hsm import softhsm_setup
 from tests.cluster import release
 from tests.cluster.chart import NAMESPACE
 from tests.cluster.node import NAME, Node
+from tests.e2e import pods
 from tests.e2e.installed import Installed
-from tests.integration.system.tenant import Tenant
+from tests.integration.system.tenant import READER, Tenant
 
 
 def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed) -> None:
@@ -61,7 +62,8 @@ def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed
         },
     )
 
-    said = release.install(node)
+    apart = {"node": {"namespace": "keyshred-node"}}
+    said = release.install(node, apart)
 
     assert "PersistentVolumeClaim keyshred-token" in said
     remembered = kubectl("get", "configmap", "keyshred-token", f"--namespace={NAMESPACE}")["data"]
@@ -75,5 +77,7 @@ def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed
     # Uninstalled, the volume stays; installed again, the key is found on it.
     release.uninstall(node)
     assert kubectl("get", "pvc", "keyshred-token", f"--namespace={NAMESPACE}")["status"]["phase"] == "Bound"
-    release.install(node)
+    release.install(node, apart)
     assert tenant.unseal("db") == {"a": "one"}
+    kubectl.create(pods.mounting(tenant.name, "consumer", "db", serviceAccountName=READER))
+    pods.wait_running(kubectl, tenant.name, "consumer")

@@ -84,6 +84,11 @@ pvc
 {{- end -}}
 {{- end }}
 
+{{/* Where the DaemonSet is. */}}
+{{- define "keyshred.nodeNamespace" -}}
+{{ .Values.node.namespace | default .Release.Namespace }}
+{{- end }}
+
 {{- define "keyshred.evaluation" -}}
 {{- if eq .Values.mode "evaluation" }}true{{ end -}}
 {{- end }}

@@ -10,6 +10,7 @@ from keyshred.config import (
     CheckSettings,
     ControllerSettings,
     EvaluationSettings,
+    NodeSettings,
     WebhookSettings,
     add_arguments,
     read,
@@ -47,6 +48,10 @@ def _run(command: str, flags: Mapping[str, str]) -> None:
             from keyshred.controller.main import run as run_controller
 
             run_controller(read(ControllerSettings, flags))
+        case "node":
+            from keyshred.node.main import run as run_node
+
+            run_node(read(NodeSettings, flags))
         case "evaluation-token":
             from keyshred.cli.evaluation import run as run_evaluation
 
@@ -70,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     described: tuple[tuple[str, type[BasicSettings], str], ...] = (
         ("webhook", WebhookSettings, "admission and unsealing; run two or more"),
         ("controller", ControllerSettings, "keys, records, namespace labels and destruction; one is active"),
+        ("node", NodeSettings, "the CSI driver of one node: files of Secrets for its pods"),
         (
             "evaluation-token",
             EvaluationSettings,

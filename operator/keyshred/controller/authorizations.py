@@ -1,7 +1,7 @@
 """Statuses of KeyAuthorizations, the dependents of RootKeys and the plan of the sweep, from one look at the index."""
 
 import asyncio
-import contextlib
+import logging
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -11,7 +11,7 @@ from keyshred.controller import status as statuses
 from keyshred.controller.namespaces import read_policy
 from keyshred.controller.parts import COUNT_SOON, Job, Kind, Parts
 from keyshred.controller.sweep import Sweeper
-from keyshred.errors import NotFound
+from keyshred.errors import KeyshredError, NotFound
 from keyshred.kube.client import Json, own_path
 from keyshred.names import KEY_AUTHORIZATIONS, Reason, Sealing
 from keyshred.policy import coverage, progress
@@ -20,6 +20,8 @@ from keyshred.policy.conditions import Condition, Status
 from keyshred.policy.lifecycle import Tally
 from keyshred.policy.resources import Authorization
 from keyshred.times import utc_now
+
+log = logging.getLogger(__name__)
 
 _COUNT_AGAIN: Final = 3.0
 """Seconds after which all is counted again while labels, first lists or the sweep are on their way."""
@@ -51,12 +53,12 @@ class Authorizations:
         survey, tallies = await self._survey(policy)
         self._sweeper.plan(survey.tasks)
         self._parts.inventory.surveyed(survey.reports.values(), len(survey.tasks))
-        await self._publish(survey)
         if tallies is not None:
-            self._remember(tallies)
+            self._remember(policy, tallies)
         self._parts.count_pause = max(COUNT_SOON, (loop.time() - started) / _COUNT_SHARE)
         if survey.tasks or any(r.unlabelled or r.unknown for r in survey.reports.values()):
             self._parts.enqueue(Job(Kind.COUNT), max(_COUNT_AGAIN, self._parts.count_pause))
+        await self._publish(survey)
 
     async def _survey(self, policy: Policy) -> tuple[coverage.Survey, _Tallies | None]:
         """The survey, and what depends on each key; None: not all that is sealed is known yet."""
@@ -84,17 +86,28 @@ class Authorizations:
         return survey, tallies if complete else None
 
     async def _publish(self, survey: coverage.Survey) -> None:
-        existing = []
+        """Writes every status. What fails at one does not keep the others; raises the last that failed."""
+        existing, failed = [], None
         async for obj in self._parts.kube.list_all(own_path(KEY_AUTHORIZATIONS)):
             existing.append(obj["metadata"]["name"])
-            authorization = Authorization.parse(obj)
-            report = survey.report(authorization)
-            status = (obj.get("status") or {}) | progress.status(report)
-            shown = progress.conditions(survey.policy, authorization, report, survey.now, self._sweeper.trouble)
-            with contextlib.suppress(NotFound):  # it went meanwhile
-                await statuses.write(self._parts, KEY_AUTHORIZATIONS, obj, status, shown)
-                await self._announce(obj, next(c for c in shown if c.type is names.Condition.SEALING), report)
+            try:
+                await self._show(obj, survey)
+            except NotFound:
+                pass  # it went meanwhile
+            except KeyshredError as error:
+                log.warning("KeyAuthorization %s: %s", obj["metadata"]["name"], error)
+                failed = error
         self._parts.inventory.left(KEY_AUTHORIZATIONS, existing)
+        if failed is not None:
+            raise failed
+
+    async def _show(self, obj: Json, survey: coverage.Survey) -> None:
+        authorization = Authorization.parse(obj)
+        report = survey.report(authorization)
+        status = (obj.get("status") or {}) | progress.status(report)
+        shown = progress.conditions(survey.policy, authorization, report, survey.now, self._sweeper.trouble)
+        await statuses.write(self._parts, KEY_AUTHORIZATIONS, obj, status, shown)
+        await self._announce(obj, next(c for c in shown if c.type is names.Condition.SEALING), report)
 
     async def _announce(self, obj: Json, now: Condition, report: coverage.Report) -> None:
         """Events where a sweep begins, and where it has come to its end."""
@@ -107,12 +120,13 @@ class Authorizations:
         elif before == Status.TRUE and now.reason is Reason.ALL_SEALED:
             await self._parts.events.post(obj, Reason.ALL_SEALED, f"all {report.sealed} Secrets are sealed")
 
-    def _remember(self, tallies: _Tallies) -> None:
+    def _remember(self, policy: Policy, tallies: _Tallies) -> None:
+        """Has those RootKeys looked at whose dependents are others than before."""
         now, before = utc_now(), self._parts.dependents
-        counted = {key_id: tally.result(now) for key_id, tally in tallies.items()}
-        self._parts.dependents = counted
-        for key_id, new in counted.items():
-            old = before.get(key_id)
+        self._parts.dependents = {key_id: tally.result(now) for key_id, tally in tallies.items()}
+        for name, key in policy.root_keys.items():
+            if key.key_id is None:
+                continue
+            old, new = before.get(key.key_id), self._parts.dependents[key.key_id]
             if old is None or replace(old, observed_at=now) != new:
-                self._parts.enqueue(Job(Kind.ROOT_KEYS), 0)
-                return
+                self._parts.enqueue(Job(Kind.ROOT_KEY, name), 0)

@@ -163,9 +163,10 @@ class Certificates:
         return incoming, authorities + [root for root in roots if root.pair.id not in known]
 
     async def _is_published(self, bundle: bytes) -> bool:
-        found = await self._get("configmaps", CA_CONFIG_MAP)
-        if found is None or (found.get("data") or {}).get("ca.crt") != bundle.decode():
-            return False
+        for namespace in self._client_namespaces():
+            found = await self._get("configmaps", CA_CONFIG_MAP, namespace)
+            if found is None or (found.get("data") or {}).get("ca.crt") != bundle.decode():
+                return False
         encoded = base64.b64encode(bundle).decode()
         for resource in _CONFIGURATIONS:
             configuration = await self._configuration(resource)
@@ -262,7 +263,7 @@ class Certificates:
         await self._kube.replace(path("secrets", name, namespace=self._namespace), body)
 
     async def _publish(self, bundle: bytes) -> None:
-        await self._publish_config_map(bundle)
+        await self._publish_config_maps(bundle)
         encoded = base64.b64encode(bundle).decode()
         for resource in _CONFIGURATIONS:
             configuration = await self._configuration(resource)
@@ -278,19 +279,24 @@ class Certificates:
             if operations:
                 await self._kube.json_patch(path(resource, WEBHOOK_CONFIGURATION, **_ADMISSION), operations)
 
-    async def _publish_config_map(self, bundle: bytes) -> None:
-        body: Json = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": CA_CONFIG_MAP, "labels": {LABEL_MANAGED_BY: MANAGED_BY}},
-            "data": {"ca.crt": bundle.decode()},
-        }
-        old = await self._get("configmaps", CA_CONFIG_MAP)
-        if old is None:
-            await self._kube.create(path("configmaps", namespace=self._namespace), body)
-        elif old.get("data") != body["data"]:
-            body["metadata"] = old["metadata"]
-            await self._kube.replace(path("configmaps", CA_CONFIG_MAP, namespace=self._namespace), body)
+    async def _publish_config_maps(self, bundle: bytes) -> None:
+        for namespace in self._client_namespaces():
+            body: Json = {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": CA_CONFIG_MAP, "labels": {LABEL_MANAGED_BY: MANAGED_BY}},
+                "data": {"ca.crt": bundle.decode()},
+            }
+            old = await self._get("configmaps", CA_CONFIG_MAP, namespace)
+            if old is None:
+                await self._kube.create(path("configmaps", namespace=namespace), body)
+            elif old.get("data") != body["data"]:
+                body["metadata"] = old["metadata"]
+                await self._kube.replace(path("configmaps", CA_CONFIG_MAP, namespace=namespace), body)
+
+    def _client_namespaces(self) -> list[str]:
+        """Where clients mount the ConfigMap: keyshred's own namespace, and that of its DaemonSet."""
+        return sorted({self._namespace, self._settings.node_namespace or self._namespace})
 
     async def _configuration(self, resource: str) -> Json:
         return await self._kube.get(path(resource, WEBHOOK_CONFIGURATION, **_ADMISSION))
@@ -305,9 +311,9 @@ class Certificates:
                 found.append((number, client))
         return found
 
-    async def _get(self, resource: str, name: str) -> Json | None:
+    async def _get(self, resource: str, name: str, namespace: str = "") -> Json | None:
         try:
-            return await self._kube.get(path(resource, name, namespace=self._namespace))
+            return await self._kube.get(path(resource, name, namespace=namespace or self._namespace))
         except NotFound:
             return None
 

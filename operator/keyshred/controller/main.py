@@ -93,7 +93,7 @@ def _pages(
     """What is served to those who operate it."""
 
     async def numbers() -> bytes:
-        return metrics.of_this_process(metrics.Collected(inventory.values) if lease.holds else metrics.Nothing())
+        return metrics.of_controller(metrics.Collected(inventory.values) if lease.holds else metrics.Nothing())
 
     async def ready() -> bytes:
         # Also while another one leads, or the Lease of one that is gone has to run out: who waits for this will seal.

@@ -1,6 +1,7 @@
 """The sealing label, and with it what is held and the right to see the namespace's Secrets: given, kept, taken away."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Set
 from typing import Any, Final
@@ -195,10 +196,9 @@ class Namespaces:
         for authorization in policy.authorizations:
             key = policy.root_keys.get(authorization.root_key_name)
             if authorization.key_id is None and not authorization.deleting and key and key.key_id and not key.deleting:
-                await self._parts.kube.patch(
-                    own_path(KEY_AUTHORIZATIONS, authorization.name),
-                    {"spec": {"rootKeyRef": {"keyID": str(key.key_id)}}},
-                )
+                stamp = {"spec": {"rootKeyRef": {"keyID": str(key.key_id)}}}
+                with contextlib.suppress(NotFound):  # it went meanwhile
+                    await self._parts.kube.patch(own_path(KEY_AUTHORIZATIONS, authorization.name), stamp)
 
     # --- RoleBindings ---------------------------------------------------------------------------------------------
 

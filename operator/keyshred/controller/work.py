@@ -1,12 +1,16 @@
 """Which job is whose, and the resync."""
 
+import asyncio
 import contextlib
+from typing import Final
 from uuid import UUID
 
 from keyshred.controller.authorizations import Authorizations
 from keyshred.controller.namespaces import Namespaces
+from keyshred.controller.nodes import Nodes
 from keyshred.controller.parts import Job, Kind, Parts, root_key_by_uid
 from keyshred.controller.rootkeys import RootKeys
+from keyshred.controller.second_look import SecondLook
 from keyshred.controller.sweep import Sweeper
 from keyshred.controller.watch import Watch
 from keyshred.errors import NotFound
@@ -15,6 +19,13 @@ from keyshred.names import KEY_RECORDS, ROOT_KEYS, KeyState
 from keyshred.observe import metrics
 from keyshred.policy import destruction
 from keyshred.policy.destruction import Step
+
+_PAUSE: Final = 0.05
+"""Seconds between two RootKeys of a resync."""
+
+_OF_ALL: Final = frozenset({Kind.NAMESPACES, Kind.COUNT, Kind.NODES})
+_AGAIN: Final = 5.0
+"""Seconds after which a pass over all of them that failed is made again, whatever the cause."""
 
 
 class Work:
@@ -27,11 +38,13 @@ class Work:
         self._namespaces = Namespaces(parts)
         self._sweeper = Sweeper(parts)
         self._authorizations = Authorizations(parts, self._sweeper)
+        self._nodes = Nodes(parts)
 
     async def run(self) -> None:
         """What goes on beside the jobs, until cancelled."""
         try:
-            await self._sweeper.run()
+            second_look = SecondLook(self._parts.kube, self._parts.enqueue)
+            await asyncio.gather(self._sweeper.run(), self._nodes.run(), second_look.run())
         finally:
             self._parts.index.follow(frozenset(), frozenset())
 
@@ -41,6 +54,9 @@ class Work:
             await self._handle(job)
         except Exception:
             metrics.RECONCILE_FAILURES.labels(job.kind.value).inc()
+            if job.kind in _OF_ALL:
+                # Refused at one of many, it may be: no status says so, and no event of that one need come.
+                self._parts.enqueue(job, _AGAIN)
             raise
 
     async def _handle(self, job: Job) -> None:
@@ -52,23 +68,24 @@ class Work:
             case Kind.NAMESPACES:
                 with contextlib.suppress(NotFound):  # a CRD is away: it brings its own events when it is back
                     await self._namespaces.reconcile()
+            case Kind.NODES:
+                await self._nodes.reconcile()
             case Kind.COUNT:
                 with contextlib.suppress(NotFound):
                     await self._authorizations.count()
-            case Kind.ROOT_KEYS:
-                await self._all_root_keys()
             case Kind.WATCH:
                 await self._watch.look_again()
             case Kind.RESYNC:
                 await self._resync()
 
     async def _all_root_keys(self) -> list[Json]:
-        objects = []
-        with contextlib.suppress(NotFound):
-            async for obj in self._parts.kube.list_all(own_path(ROOT_KEYS)):
-                self._parts.enqueue(Job(Kind.ROOT_KEY, obj["metadata"]["name"]), 0)
-                objects.append(obj)
-        self._parts.inventory.left(ROOT_KEYS, (o["metadata"]["name"] for o in objects))
+        objects = [o async for o in self._parts.kube.list_all(own_path(ROOT_KEYS))]
+        names = [o["metadata"]["name"] for o in objects]
+        # One by one: what somebody waits for comes in between, however many keys there are.
+        pause = min(_PAUSE, self._parts.settings.resync / 4 / max(len(names), 1))
+        for number, name in enumerate(names):
+            self._parts.enqueue(Job(Kind.ROOT_KEY, name), number * pause)
+        self._parts.inventory.left(ROOT_KEYS, names)
         return objects
 
     async def _resync(self) -> None:

@@ -88,6 +88,16 @@ SWEEP: Final = Counter(
     ("result",),
     registry=PROCESS,
 )
+# --- node
+NODE_CALLS: Final = Counter(
+    "keyshred_node_calls_total",
+    "Calls of the kubelet; call: publish, unpublish and others; outcome: ok, refused, retry, stopped or failed",
+    ("call", "outcome"),
+    registry=PROCESS,
+)
+NODE_VOLUMES: Final = Gauge(
+    "keyshred_node_volumes", "Volumes that this process has published", registry=PROCESS, multiprocess_mode="livesum"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,11 @@ def outcome(error: BaseException) -> str:
             return "failed"
 
 
+def node_call(call: str, result: str) -> None:
+    """One call of the kubelet."""
+    NODE_CALLS.labels(call, result).inc()
+
+
 def unsealed(status: int, seconds: float) -> None:
     """One unseal call, by the status of its answer."""
     UNSEAL_SECONDS.labels(_RESULTS.get(status, "failed")).observe(seconds)
@@ -244,16 +259,20 @@ def worker_ended(pid: int, folder: str) -> None:
     multiprocess.mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]
 
 
-def of_this_process(*more: Collector) -> bytes:
-    """The same of this process, with further collectors; without what only the webhook has."""
+def of_controller(more: Collector) -> bytes:
+    """The same of a controller, with what it knows of objects."""
     registry = CollectorRegistry()
-    for collector in more:
-        registry.register(collector)
-    own = generate_latest(PROCESS.restricted_registry(_names_of_controller()))
-    return own + generate_latest(registry)
+    registry.register(more)
+    return _own("keyshred_leader", "keyshred_reconcile_failures", "keyshred_sweep_secrets", *BOTH) + generate_latest(
+        registry
+    )
 
 
-def _names_of_controller() -> list[str]:
+def of_node() -> bytes:
+    """The same of a node's driver."""
+    return _own("keyshred_node_calls", "keyshred_node_volumes")
+
+
+def _own(*names: str) -> bytes:
     suffixes = ("", "_total", "_created", "_bucket", "_sum", "_count")
-    names = ("keyshred_leader", "keyshred_reconcile_failures", "keyshred_sweep_secrets", *BOTH)
-    return [f"{name}{suffix}" for name in names for suffix in suffixes]
+    return generate_latest(PROCESS.restricted_registry([f"{name}{suffix}" for name in names for suffix in suffixes]))

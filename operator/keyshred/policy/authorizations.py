@@ -65,6 +65,19 @@ class Policy:
             if a.in_force(now) and a.mode is not Mode.PREVIEW and a.selects_namespace(namespace, labels)
         ]
 
+    def left_out(self, namespace: str) -> frozenset[str]:
+        """Names that every KeyAuthorization which selects the namespace leaves out: pods have these from Kubernetes.
+
+        One that has expired counts, as in the policy on pods: what it sealed is there.
+        """
+        labels = self.namespaces.get(namespace, {})
+        selecting = [
+            a.exclude_names
+            for a in self.authorizations
+            if a.mode is not Mode.PREVIEW and a.selects_namespace(namespace, labels)
+        ]
+        return frozenset.intersection(*selecting) if selecting else frozenset()
+
     def covering(self, namespace: str, secret: SecretMeta, now: datetime) -> list[Authorization]:
         """KeyAuthorizations in force that mean this Secret."""
         if secret.type in NEVER_SEALED_TYPES:
@@ -180,18 +193,24 @@ class Caller:
 def may_unseal(
     policy: Policy, namespace: str, secret: SecretMeta | None, key_id: UUID | None, caller: Caller, now: datetime
 ) -> list[Authorization]:
-    """Returns what lets the caller have the Secret's values: at least one KeyAuthorization.
+    """Returns the KeyAuthorizations that let the caller have the Secret's values.
 
-    `secret` None: there is no such Secret; `key_id` None: it is not sealed. Raises NotAllowed, KeyGone (destroyed) or
-    KeyNotUsable (suspended, pending): the last two only to a caller who would otherwise be served.
+    None is needed for what is not sealed, and what no KeyAuthorization means to be: a pod that refers to it gets it, as
+    the kubelet would give it.
+
+    `secret` None: there is no such Secret, or it is not known yet; `key_id` None: it is not sealed. Raises NotAllowed,
+    KeyGone (destroyed) or KeyNotUsable (suspended, pending): the last two only to a caller who would otherwise be
+    served.
     """
     if policy.sealing(namespace) is None:
         raise NotAllowed(Verdict.NOT_SEALING)
-    if secret is None or (key_id is None and caller.refers):
-        # What is not sealed goes to a pod that refers to it, as the kubelet would give it, whatever its type.
+    own = caller.refers and caller.namespace == namespace
+    if secret is None:
         granting = policy.selecting(namespace, policy.namespaces.get(namespace, {}), now)
     else:
         granting = policy.covering(namespace, secret, now)
+    if own and key_id is None and (secret is None or not granting):
+        return []
     if key_id is not None:
         holder = policy.root_key(key_id)
         # Name and key ID: the right to use a RootKey was asked by its name, so a key ID alone must open nothing.

@@ -9,7 +9,7 @@ from uuid import UUID
 from keyshred.envelope.format import Born, Envelope, parse
 from keyshred.errors import MalformedEnvelope
 from keyshred.names import ANNOTATION_ENVELOPE
-from keyshred.policy.pods import Object, ended, referred_secrets, workload
+from keyshred.policy.pods import Object, ended, native_secrets, workload
 from keyshred.policy.selectors import Labels
 
 
@@ -71,7 +71,7 @@ def read_secret(row: dict[str, Any]) -> Found:
 
 def read_pod(pod: Object) -> Pod:
     """From the whole object."""
-    return Pod(frozenset() if ended(pod) else referred_secrets(pod), workload(pod))
+    return Pod(frozenset() if ended(pod) else native_secrets(pod), workload(pod))
 
 
 def envelope_of(meta: Object) -> Envelope | None:

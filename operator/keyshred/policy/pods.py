@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from keyshred.errors import Malformed
+from keyshred.policy import volumes
+
 Object = Mapping[str, Any]
 
 _CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
@@ -35,9 +38,24 @@ def workload(pod: Object) -> str:
     return f"Pod {meta['name']}"
 
 
-def referred_secrets(pod: Object) -> frozenset[str]:
-    """Names of all Secrets that the pod's spec names."""
+def native_secrets(pod: Object) -> frozenset[str]:
+    """Names of all Secrets that the pod has from Kubernetes itself, as they are stored."""
     return frozenset(_references(pod.get("spec") or {}))
+
+
+def referred_secrets(pod: Object) -> frozenset[str]:
+    """Names of all Secrets that the pod's spec names, those of its volumes of ours included."""
+    return native_secrets(pod) | frozenset(_ours(pod.get("spec") or {}))
+
+
+def _ours(spec: Object) -> Iterator[str]:
+    for volume in spec.get("volumes") or ():
+        csi = volume.get("csi") or {}
+        if csi.get("driver") == volumes.DRIVER:
+            try:
+                yield from volumes.secrets(volumes.parse(csi.get("volumeAttributes") or {}))
+            except Malformed:
+                continue  # it cannot be mounted, so it refers to nothing
 
 
 def _references(spec: Object) -> Iterator[str]:

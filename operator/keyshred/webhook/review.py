@@ -26,6 +26,7 @@ class Review:
     dry_run: bool
     object: Json | None = field(repr=False)
     old_object: Json | None = field(repr=False)
+    sub_resource: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def read(body: bytes) -> Review:
             dry_run=bool(request.get("dryRun")),
             object=_object(request, "object"),
             old_object=_object(request, "oldObject"),
+            sub_resource=_text(request, "subResource"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         # No cause: the decoder's exception quotes the body.

@@ -15,6 +15,7 @@ from keyshred.observe.process import where
 from keyshred.webhook import review
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.namespaces import NamespaceAdmission
+from keyshred.webhook.pods import PodAdmission
 from keyshred.webhook.problems import from_error, problem
 from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.review import Answer, Review
@@ -36,6 +37,7 @@ class Parts:
     secrets: SecretAdmission
     guard: Guard
     namespaces: NamespaceAdmission
+    pods: PodAdmission
     unsealing: Unsealing
 
 
@@ -49,6 +51,7 @@ def application(settings: WebhookSettings, parts: Parts) -> web.Application:
         ("rootkeys-delete", parts.guard.admit_delete),
         ("keyauthorizations", parts.guard.stamp_authorization),
         ("namespaces", parts.namespaces.admit),
+        ("pods", parts.pods.admit),
     ):
         app.router.add_post(f"/admission/{route}", _admission(settings, route, decide))
     app.router.add_post("/v1/namespaces/{namespace}/secrets/{name}/unseal", parts.unsealing.handle)

@@ -24,6 +24,7 @@ from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.namespaces import NamespaceAdmission
+from keyshred.webhook.pods import PodAdmission
 from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
@@ -86,6 +87,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
             Floors(durations.parse(settings.least_grace_period), settings.require_protected),
         ),
         namespaces=NamespaceAdmission(snapshot),
+        pods=PodAdmission(kube, snapshot, settings.pod_image, settings.pod_image_pull_policy),
         unsealing=Unsealing(kube, snapshot, keys, Tokens(kube, settings.token_review_ttl)),
     )
     runner = web.AppRunner(

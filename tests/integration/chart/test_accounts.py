@@ -12,7 +12,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import REPOSITORY
 
-ACCOUNTS: Final = ("keyshred-webhook", "keyshred-controller", "keyshred-test")
+ACCOUNTS: Final = ("keyshred-webhook", "keyshred-controller", "keyshred-node", "keyshred-test")
 PLACES: Final = {NAMESPACE: "its own", "default": "`default`", "elsewhere": "all"}
 PAGE: Final = REPOSITORY / "docs" / "rbac.md"
 Rule = tuple[str, str, str, str]

@@ -25,6 +25,7 @@ def keyshred(request: pytest.FixtureRequest) -> Iterator[Keyshred]:
         yield installation
         if request.session.testsfailed:
             print(f"\nlogs of keyshred and its cluster: {cluster.save_logs()}")
+            print("the controller's last lines:", *installation.controller.log.read_text().splitlines()[-80:], sep="\n")
         # Each revision since the start, whatever a later one made good.
         assert PLAINTEXT.check(cluster) > 0
 

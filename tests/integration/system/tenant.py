@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from tests.cluster import accounts
+from tests.cluster.errors import ClusterError
 from tests.cluster.keyshred import Keyshred
 from tests.cluster.kubectl import Kubectl
 from tests.integration.system.plaintext import PLAINTEXT
@@ -76,7 +77,10 @@ class Tenant:
     def wait_ready(self) -> None:
         """Returns when the RootKey and the KeyAuthorization are Ready."""
         names = [f"rootkey/{self.name}", f"keyauthorization/{self.name}"]
-        self.kubectl.run("wait", "--for=condition=Ready", "--timeout=30s", *names)
+        done = self.kubectl.run("wait", "--for=condition=Ready", "--timeout=120s", *names, check=False)
+        if done.returncode:
+            shown = {name: self.kubectl("get", name).get("status") for name in names}
+            raise ClusterError(f"{done.stderr}{json.dumps(shown)}")
 
     def wait_policies(self) -> None:
         """Returns when the API server's policies decide again: one that restarted takes a moment to know the CRDs."""

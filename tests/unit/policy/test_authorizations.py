@@ -50,7 +50,8 @@ def test_sealing_namespaces(namespace: str, labels: dict[str, str], expected: Se
 def test_preview_counts_for_nothing() -> None:
     p = policy(root_key(), authorization(mode="Preview"))
     assert p.selecting("ns", SEALING, NOW) == p.covering("ns", SECRET, NOW) == []
-    assert verdict(p) == verdict(p, POD, SECRET, None) == Verdict.NOT_AUTHORIZED
+    assert verdict(p) == Verdict.NOT_AUTHORIZED
+    assert verdict(p, POD, SECRET, None) == "ok", "what is not sealed, and not to be, is the pod's as it was"
 
 
 @pytest.mark.parametrize("spec", [{"mode": "Release"}, {"operations": ["Unseal"]}])
@@ -316,6 +317,32 @@ def test_a_key_that_was_made_anew_under_the_name() -> None:
 def test_what_is_not_sealed_follows_the_same_rules(secret: SecretMeta | None, caller: Caller, expected: str) -> None:
     p = policy(root_key(), authorization(secrets={"exclude": {"names": ["excluded"]}}))
     assert verdict(p, caller, secret, None) == expected
+
+
+def test_what_is_not_meant_to_be_sealed_is_the_pods_whoever_it_runs_as() -> None:
+    """Subjects are for what a KeyAuthorization covers; the rest a pod could mount before keyshred came."""
+    spec: dict[str, Any] = {"subjects": [subject(name="another")], "secrets": {"exclude": {"names": ["excluded"]}}}
+    p = policy(root_key(), authorization(**spec))
+    assert verdict(p, POD, SecretMeta("excluded", "Opaque", {}), None) == "ok"
+    assert verdict(p, POD, SECRET, None) == verdict(p, POD, SECRET) == Verdict.NOT_AUTHORIZED
+    assert verdict(p, UNBOUND, SecretMeta("excluded", "Opaque", {}), None) == Verdict.NOT_AUTHORIZED
+
+
+def test_what_is_not_sealed_in_a_namespace_that_nothing_selects_any_more() -> None:
+    p = policy(namespaces={"ns": {LABEL_SEALING: "retained"}})
+    assert verdict(p, POD, SECRET, None) == verdict(p, POD, None, None) == "ok"
+    assert verdict(p, POD, SECRET) == verdict(p, UNBOUND, SECRET, None) == Verdict.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("mode", ["Enforce", "Release"])
+def test_names_that_every_authorization_leaves_out(mode: str) -> None:
+    one = authorization(secrets={"exclude": {"names": ["a", "b"]}})
+    two = authorization(name="two", mode=mode, secrets={"exclude": {"names": ["b", "c"]}}, expirationTime=PAST)
+    elsewhere = authorization(name="three", namespaces={"names": ["elsewhere"]})
+    preview = authorization(name="four", mode="Preview")
+    assert policy(root_key(), one, elsewhere, preview).left_out("ns") == {"a", "b"}
+    assert policy(root_key(), one, two).left_out("ns") == {"b"}
+    assert policy(root_key()).left_out("ns") == frozenset()
 
 
 @pytest.mark.parametrize(

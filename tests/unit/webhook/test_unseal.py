@@ -25,6 +25,7 @@ from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.namespaces import NamespaceAdmission
+from keyshred.webhook.pods import PodAdmission
 from keyshred.webhook.readiness import Readiness
 from keyshred.webhook.secrets import SecretAdmission
 from keyshred.webhook.server import Parts, application
@@ -104,6 +105,7 @@ class Server:
             secrets=SecretAdmission(self.snapshot.snapshot, keys, CompareLimit(10, time.monotonic)),
             guard=Guard(self.kube.kube, self.snapshot.snapshot, Records(self.kube.kube)),
             namespaces=NamespaceAdmission(self.snapshot.snapshot),
+            pods=PodAdmission(self.kube.kube, self.snapshot.snapshot, "image", "IfNotPresent"),
             unsealing=Unsealing(self.kube.kube, self.snapshot.snapshot, keys, Tokens(self.kube.kube, 10)),
         )
         required = {"token_uri": "x", "tls_cert": "x", "tls_key": "x", "max_body": "4096"}

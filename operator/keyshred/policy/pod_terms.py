@@ -1,0 +1,90 @@
+"""What the pod planner is told about the world, and the names of what it puts into pods."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from keyshred.errors import Refused
+
+Json = dict[str, Any]
+Object = Mapping[str, Any]
+
+ENV_VOLUME: Final = "keyshred-env"
+"""The emptyDir that the kubelet fills environments from."""
+SOURCE_VOLUME: Final = "keyshred-env-source"
+"""The volume of our driver that it is filled from."""
+INIT_CONTAINER: Final = "keyshred-env"
+CONTAINER_KINDS: Final = ("initContainers", "containers", "ephemeralContainers")
+
+LEAVE_OUT: Final = (
+    "leave the Secret out by name (secrets.exclude.names of the KeyAuthorization), delete it and create it again"
+)
+"""The way out where nothing of ours can stand in for Kubernetes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A Secret that exists. `plain`: its values, None where it is sealed. `left_out`: it stays with Kubernetes."""
+
+    keys: frozenset[str]
+    plain: Mapping[str, bytes] | None = field(repr=False)
+    left_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the plan for one pod goes by: Secrets and keys of ConfigMaps by name, and what the init container runs.
+
+    `left_out`: names that stay with Kubernetes, whether there are such Secrets or not.
+    """
+
+    image: str
+    pull_policy: str
+    secrets: Mapping[str, Known]
+    left_out: frozenset[str]
+    config_map_keys: Mapping[str, frozenset[str]]
+
+    def keeps(self, secret: str) -> bool:
+        """Whether pods go on having that Secret from Kubernetes itself."""
+        known = self.secrets.get(secret)
+        return secret in self.left_out or (known is not None and known.left_out)
+
+    def keys(self, secret: str) -> frozenset[str]:
+        """The keys that the Secret has now; none if it does not exist."""
+        known = self.secrets.get(secret)
+        return known.keys if known else frozenset()
+
+
+def refused(where: str, why: str, way_out: str) -> Refused:
+    """The error for a field of a pod."""
+    return Refused(f"{where}: {why}; {way_out}")
+
+
+def at(value: Any, *steps: str) -> Any:
+    """What lies under these keys; None where anything on the way is missing, or is no object."""
+    for step in steps:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(step)
+    return value
+
+
+def listed(value: Any, *steps: str) -> list[Any]:
+    """The list under these keys; an empty one where there is none."""
+    found = at(value, *steps)
+    return found if isinstance(found, list) else []
+
+
+def containers(spec: Object) -> Iterator[tuple[str, Json]]:
+    """All containers of a pod, each with its field path."""
+    for kind in CONTAINER_KINDS:
+        for index, container in enumerate(listed(spec, kind)):
+            yield f"spec.{kind}[{index}]", container
+
+
+def put(target: Json, key: str, items: list[Any]) -> None:
+    """Sets a list, as the API server has it: no key for an empty one."""
+    if items:
+        target[key] = items
+    else:
+        target.pop(key, None)
