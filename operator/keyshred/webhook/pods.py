@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from keyshred.errors import Malformed, NotFound
+from keyshred.errors import KubeUnavailable, Malformed, NotFound, Refused
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
 from keyshred.policy import pod_plan
@@ -61,6 +61,11 @@ class PodAdmission:
                     return await self.kube.get(path(resource, name, namespace=namespace))
                 except NotFound:
                     return None
+                except Refused as error:
+                    # Its RoleBinding comes with the label, and an API server may not know both at once.
+                    raise KubeUnavailable(
+                        f"keyshred may not read the {resource} of namespace {namespace} yet: try again"
+                    ) from error
 
         async def read_all(resource: str, names: Iterable[str]) -> dict[str, Json]:
             wanted = sorted(names)

@@ -1,15 +1,20 @@
 """Pods with Secrets to plan for, and a small model of what kubelet and API server make of them."""
 
 import copy
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from keyshred.errors import Refused
+from keyshred.names import ANNOTATION_NATIVE
 from keyshred.policy import env_file, pod_files, volumes
-from keyshred.policy.pod_plan import Known, Terms
+from keyshred.policy.pod_plan import Known, Terms, plan
 from keyshred.policy.pod_terms import SOURCE_VOLUME
 from keyshred.policy.volumes import Variables
 
@@ -17,6 +22,9 @@ Json = dict[str, Any]
 Values = Mapping[str, Mapping[str, bytes]]
 
 IMAGE = "registry/keyshred:1"
+NOT_BACKED_UP = "backup.velero.io/backup-volumes-excludes"
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def pod(*, annotations: dict[str, str] | None = None, **spec: Any) -> Json:
@@ -51,6 +59,33 @@ def terms(
     """Secrets by their keys alone are sealed."""
     known = {n: s if isinstance(s, Known) else Known(frozenset(s), None) for n, s in (secrets or {}).items()}
     return Terms(IMAGE, "IfNotPresent", known, left_out, {n: frozenset(k) for n, k in (config_maps or {}).items()})
+
+
+def volume(**source: Any) -> Json:
+    return pod(volumes=[{"name": "v", **source}])
+
+
+def with_env(*env: Json, sources: tuple[Json, ...] = (), **spec: Any) -> Json:
+    return pod(containers=[{"name": "main", "env": list(env), "envFrom": list(sources)}], **spec)
+
+
+def held(planned: Json, name: str = "v") -> Any:
+    return next(pod_files.content(v) for v in planned["spec"]["volumes"] if v["name"] == name)
+
+
+def refusal(given: Json, known: Terms) -> str:
+    with pytest.raises(Refused) as raised:
+        plan(given, known)
+    return str(raised.value)
+
+
+def native(planned: Json) -> Any:
+    return json.loads(planned["metadata"]["annotations"][ANNOTATION_NATIVE])
+
+
+SEALED = terms({"s": {"k", "l"}, "t": {"k"}})
+PLAIN = terms({"s": Known(frozenset({"k"}), {"k": b"v"})})
+LEFT_OUT = terms({"s": Known(frozenset({"k"}), {"k": b"v"}, left_out=True)})
 
 
 def stored(whole: Json) -> Json:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from keyshred.errors import Refused
@@ -24,6 +24,7 @@ from tests.unit.policy.pod_worlds import (
     pods,
     secret_ref,
     stored,
+    unhurried,
     worlds,
 )
 
@@ -37,6 +38,7 @@ def planned_or_not(pod: Json, world: World) -> Json:
         raise
 
 
+@unhurried
 @given(pods, worlds)
 def test_planned_once_is_planned(pod: Json, world: World) -> None:
     before = copy.deepcopy(pod)
@@ -46,6 +48,7 @@ def test_planned_once_is_planned(pod: Json, world: World) -> None:
     assert plan(stored(planned), world.terms()) == stored(planned)
 
 
+@unhurried
 @given(pods, worlds)
 def test_nothing_native_is_left(pod: Json, world: World) -> None:
     planned = planned_or_not(pod, world)
@@ -56,7 +59,7 @@ def test_nothing_native_is_left(pod: Json, world: World) -> None:
     event(f"annotated: {ANNOTATION_NATIVE in planned['metadata'].get('annotations', {})}")
 
 
-@settings(max_examples=400)
+@unhurried
 @given(pods, worlds)
 def test_environments_are_the_kubelets_own(pod: Json, world: World) -> None:
     planned = planned_or_not(pod, world)
@@ -84,6 +87,7 @@ def _seen(container: Json, world: World, mounted: Mapping[str, bytes]) -> dict[s
         return None
 
 
+@unhurried
 @given(pods, worlds)
 def test_mounts_and_volumes_keep_their_places(pod: Json, world: World) -> None:
     planned = planned_or_not(pod, world)
@@ -98,6 +102,7 @@ def test_mounts_and_volumes_keep_their_places(pod: Json, world: World) -> None:
         assert now[container["name"]].get("volumeMounts", []) == expected
 
 
+@unhurried
 @given(pods, worlds, containers("injected"), st.booleans())
 def test_what_is_injected_later_is_as_if_it_had_been_there(pod: Json, world: World, injected: Json, more: bool) -> None:
     def inject(whole: Json) -> Json:
@@ -132,6 +137,7 @@ def _variables(pod: Json) -> set[tuple[str, str]]:
     return {(v.secret, v.key) for h in held if isinstance(h, Variables) for v in h.values}
 
 
+@unhurried
 @given(pods, worlds)
 def test_an_update_with_the_native_form_changes_nothing(pod: Json, world: World) -> None:
     old = stored(planned_or_not(pod, world))
@@ -142,6 +148,7 @@ def test_an_update_with_the_native_form_changes_nothing(pod: Json, world: World)
     assert new == before
 
 
+@unhurried
 @given(pods, worlds)
 def test_an_apply_that_merges_by_names_changes_nothing(pod: Json, world: World) -> None:
     old = stored(planned_or_not(pod, world))

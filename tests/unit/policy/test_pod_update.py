@@ -9,10 +9,9 @@ import pytest
 from keyshred.errors import Refused
 from keyshred.names import ANNOTATION_NATIVE
 from keyshred.policy.pod_plan import Known, plan, plan_ephemeral, restore
-from tests.unit.policy.pod_worlds import Json, empty, file_ref, key_ref, pod, secret_ref, stored, terms
+from tests.unit.policy.pod_worlds import NOT_BACKED_UP, Json, empty, file_ref, key_ref, pod, secret_ref, stored, terms
 
 KNOWN = terms({"s": {"k", "l"}, "t": {"k"}, "o": Known(frozenset({"k"}), {"k": b"v"}, left_out=True)})
-_NOT_BACKED_UP = "backup.velero.io/backup-volumes-excludes"
 
 
 def manifest() -> Json:
@@ -65,7 +64,7 @@ def without_annotations(new: Json) -> None:
 
 
 def other_annotations(new: Json) -> None:
-    new["metadata"]["annotations"] = {ANNOTATION_NATIVE: "{}", _NOT_BACKED_UP: "v"}
+    new["metadata"]["annotations"] = {ANNOTATION_NATIVE: "{}", NOT_BACKED_UP: "v"}
 
 
 @pytest.mark.parametrize(
@@ -89,11 +88,11 @@ def test_what_may_change_changes() -> None:
     new = manifest()
     main(new)["image"] = "app:2"
     new["metadata"]["labels"] = {"a": "b"}
-    new["metadata"]["annotations"] = {_NOT_BACKED_UP: "w", "x": "y"}
+    new["metadata"]["annotations"] = {NOT_BACKED_UP: "w", "x": "y"}
     expected = copy.deepcopy(OLD)
     main(expected)["image"] = "app:2"
     expected["metadata"]["labels"] = {"a": "b"}
-    expected["metadata"]["annotations"] |= {_NOT_BACKED_UP: "w,v,keyshred-env-source,keyshred-env", "x": "y"}
+    expected["metadata"]["annotations"] |= {NOT_BACKED_UP: "w,v,keyshred-env-source,keyshred-env", "x": "y"}
     assert restore(new, OLD) == expected
 
 
