@@ -211,7 +211,7 @@ def _tmpfs() -> list[str]:
 def _no_traffic_of_tenants(installed: Installed) -> Iterator[None]:
     """As a NetworkPolicy that denies everything would have it: the network of these tests enforces none."""
     own = [p for n in (NAMESPACE, "kube-system") for p in installed.kubectl("get", "pods", "-n", n)["items"]]
-    rules = [["-s", p["status"]["podIP"], "-j", "RETURN"] for p in own] + [["-s", "10.88.1.0/17", "-j", "DROP"]]
+    rules = [["-s", p["status"]["podIP"], "-j", "RETURN"] for p in own] + [[*_TENANTS, "-j", "DROP"]]
     _iptables("-N", _CHAIN)
     try:
         for rule in rules:
@@ -227,6 +227,7 @@ def _no_traffic_of_tenants(installed: Installed) -> Iterator[None]:
 
 
 _CHAIN = "KEYSHRED-TEST"
+_TENANTS = ("-m", "iprange", "--src-range", "10.88.1.0-10.88.250.0")
 
 
 def _iptables(*arguments: str, check: bool = True) -> None:
