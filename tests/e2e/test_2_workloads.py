@@ -187,3 +187,14 @@ def test_the_driver_is_there(installed: Installed) -> None:
     assert [d["name"] for d in found["spec"]["drivers"]] == ["csi.keyshred.dev"]
     labels = installed.kubectl("get", "node", "node")["metadata"]["labels"]
     assert labels["keyshred.dev/env-files"] == "true"
+
+
+def test_the_taint_of_a_new_node_is_taken_off_and_no_other(installed: Installed) -> None:
+    kubectl = installed.kubectl
+    kubectl.run("taint", "node", "node", "keyshred.dev/not-ready=:NoSchedule", "example.com/other=:PreferNoSchedule")
+
+    def taints() -> set[str]:
+        return {taint["key"] for taint in kubectl("get", "node", "node")["spec"].get("taints") or ()}
+
+    until("the taint is off", lambda: taints() == {"example.com/other"})
+    kubectl.run("taint", "node", "node", "example.com/other-")
