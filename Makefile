@@ -39,7 +39,7 @@ cluster: test-parts ## a Kubernetes of one node on this machine, with keyshred i
 cluster-down: $(DEV_VENV)/.ready ## stop it and delete it
 	@$(DEV_VENV)/bin/python -m tests.cluster node-down
 
-bench: ## the table of docs/performance.md on this machine, in about 7 minutes (ARGS="--quick" for one)
+bench: ## the table of docs/performance.md on this machine, in about 12 minutes (ARGS="--quick" for 3); pods too as root
 	@$(MAKE) -j3 demo-parts
 	@$(DEMO_VENV)/bin/python -m tests.benchmarks $(ARGS)
 

@@ -4,6 +4,8 @@ go/noop   a mutating webhook that does nothing: the floor for any webhook
 go/load   the load generator
 load      builds both, and runs a plan of the load generator
 stage     one control plane with keyshred, the no-op webhook, and tenants
-rows      what is measured
+rows      what is measured there
+starts    a client that starts pods, by turns
+pods      what is measured with it on a node
 report    as Markdown and JSON, with machine and versions
 """

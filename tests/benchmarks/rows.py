@@ -1,4 +1,4 @@
-"""The first five rows of the design's table of numbers, and the memory that it takes."""
+"""The first five rows of the design's table of numbers, and the memory that it takes. Those of pods are in pods.py."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +30,22 @@ class Size:
     many: int = 10_000
     deletions: int = 5
     deletions_of_many: int = 3
+    starts: int = 6
+    """Pods of one side and round."""
+    pods_at_once: int = 50
 
 
-QUICK: Final = Size(rounds=2, seconds=0.3, requests=10, patched=20, many=50, deletions=1, deletions_of_many=1)
+QUICK: Final = Size(
+    rounds=2,
+    seconds=0.3,
+    requests=10,
+    patched=20,
+    many=50,
+    deletions=1,
+    deletions_of_many=1,
+    starts=2,
+    pods_at_once=5,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ class Figure:
 
 
 def measure(stage: Stage, size: Size, say: Callable[[str], None]) -> list[Figure]:
-    """All rows. Errors: ClusterError."""
+    """All rows but those of pods. Errors: ClusterError."""
     figures: list[Figure] = []
     for row, measured in (
         ("1, creates", creates),
@@ -185,18 +198,18 @@ def patches(stage: Stage, size: Size) -> list[Figure]:
 
 def memory(stage: Stage, size: Size) -> list[Figure]:
     """Resident memory, as it is after the other rows."""
-    workers = [_resident(pid) for pid in stage.keyshred.workers()]
+    workers = [resident(pid) for pid in stage.keyshred.workers()]
     controller = stage.keyshred.controller.pid
     assert controller is not None
     return [
         Figure("8", "webhook worker, resident", "MB", workers, at_most=120.0),
         Figure(
-            "7", f"controller, resident, {size.many:,} Secrets and more", "MB", [_resident(controller)], at_most=120.0
+            "7", f"controller, resident, {size.many:,} Secrets and more", "MB", [resident(controller)], at_most=120.0
         ),
     ]
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """VmRSS in MB (10^6 bytes)."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) * 1024 / 1e6
