@@ -211,7 +211,8 @@ def _tmpfs() -> list[str]:
 def _no_traffic_of_tenants(installed: Installed) -> Iterator[None]:
     """As a NetworkPolicy that denies everything would have it: the network of these tests enforces none."""
     own = [p for n in (NAMESPACE, "kube-system") for p in installed.kubectl("get", "pods", "-n", n)["items"]]
-    rules = [["-s", p["status"]["podIP"], "-j", "RETURN"] for p in own] + [[*_TENANTS, "-j", "DROP"]]
+    addresses = [p["status"]["podIP"] for p in own if "podIP" in p["status"]]
+    rules = [["-s", address, "-j", "RETURN"] for address in addresses] + [[*_TENANTS, "-j", "DROP"]]
     _iptables("-N", _CHAIN)
     try:
         for rule in rules:
