@@ -1,8 +1,8 @@
 """Environments with values of Secrets, and what stands in for them: fileKeyRef to files that an init container copies.
 
 The kubelet takes envFrom first and env over it, each in order, and skips an optional fileKeyRef whose value is empty
-(Kubernetes, pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables). So an empty entry goes before each that must not
-be missing.
+(Kubernetes, pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables). So an empty entry goes before each that is empty or
+may be. Not before the others: the API server warns of names that come twice.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,10 +60,14 @@ def convert(container: Object, where: str, terms: Terms) -> Converted:
     def add(entry: Json, use: Use) -> None:
         variable = use.variable
         _check_value(use, terms)
-        if not variable.optional or variable.key in terms.keys(variable.secret):
-            env.append({"name": entry["name"], "value": ""})
+        reference: Json = {"volumeName": ENV_VOLUME, "path": variable.path, "key": KEY}
+        if not terms.has_value(variable.secret, variable.key):
+            if not variable.optional or variable.key in terms.keys(variable.secret):
+                env.append({"name": entry["name"], "value": ""})
+            reference["optional"] = True
+        elif variable.optional:
+            reference["optional"] = True
         source = {key: value for key, value in (entry.get("valueFrom") or {}).items() if key != "secretKeyRef"}
-        reference = {"volumeName": ENV_VOLUME, "path": variable.path, "key": KEY, "optional": True}
         env.append({**entry, "valueFrom": {**source, "fileKeyRef": reference}})
         uses.append(use)
 
@@ -146,7 +150,8 @@ def _expanded(container: Object, where: str, terms: Terms) -> dict[str, Use]:
         for key in sorted(terms.keys(secret)):
             found.pop(prefix + key, None)  # its place is the later one's
             overridden.pop(prefix + key, None)
-            found[prefix + key] = Use(Variable(secret, key, optional), place)
+            # A key that goes before the pod starts is not there natively either.
+            found[prefix + key] = Use(Variable(secret, key, True), place)
     if overridden:
         first = found[min(overridden)]
         by = ", ".join(sorted(set(overridden.values())))

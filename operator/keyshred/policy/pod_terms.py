@@ -24,11 +24,15 @@ LEAVE_OUT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A Secret that exists. `plain`: its values, None where it is sealed. `left_out`: it stays with Kubernetes."""
+    """A Secret that exists. `plain`: its values, None where it is sealed. `left_out`: it stays with Kubernetes.
+
+    `empty`: those of its keys that have an empty value.
+    """
 
     keys: frozenset[str]
     plain: Mapping[str, bytes] | None = field(repr=False)
     left_out: bool = False
+    empty: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,11 @@ class Terms:
         """Whether pods go on having that Secret from Kubernetes itself."""
         known = self.secrets.get(secret)
         return secret in self.left_out or (known is not None and known.left_out)
+
+    def has_value(self, secret: str, key: str) -> bool:
+        """Whether the key has a value now, and not an empty one."""
+        known = self.secrets.get(secret)
+        return known is not None and key in known.keys - known.empty
 
     def keys(self, secret: str) -> frozenset[str]:
         """The keys that the Secret has now; none if it does not exist."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from keyshred.envelope.format import OVERHEAD
 from keyshred.errors import KubeUnavailable, Malformed, NotFound, Refused
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
@@ -89,8 +90,9 @@ class PodAdmission:
 
 
 def _known(secret: Json, left_out: bool, sealed: bool) -> Known:
-    keys = frozenset(secret.get("data") or {})
-    return Known(keys, None if sealed else decode_data(secret), left_out and not sealed)
+    data = decode_data(secret)
+    empty = frozenset(key for key, value in data.items() if len(value) == (OVERHEAD if sealed else 0))
+    return Known(frozenset(data), None if sealed else data, left_out and not sealed, empty)
 
 
 def _is_sealed(secret: Json) -> bool:

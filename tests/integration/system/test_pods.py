@@ -65,15 +65,12 @@ def test_no_native_use_is_left_and_no_value_is_in_the_pod(sealed: Tenant) -> Non
     assert kept.split(",") == ["files", "both", "keyshred-env-source", "keyshred-env"]
     web = pod["spec"]["containers"][0]
     assert [m.get("readOnly") for m in web["volumeMounts"]] == [True, True]
-    assert [e["name"] for e in web["env"]] == [
-        "DB_password",
-        "DB_password",
-        "DB_user",
-        "DB_user",
-        "PASSWORD",
-        "PASSWORD",
-        "URL",
-    ]
+    assert [e["name"] for e in web["env"]] == ["DB_password", "DB_user", "PASSWORD", "URL"]
+
+
+def test_nobody_is_warned_of_what_keyshred_did(sealed: Tenant) -> None:
+    done = sealed.kubectl.run("create", "-f", "-", input=json.dumps(_everything(sealed)))
+    assert done.stderr == ""
 
 
 def test_its_token_opens_what_it_refers_to_and_nothing_else(sealed: Tenant) -> None:

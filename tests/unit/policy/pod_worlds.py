@@ -42,8 +42,8 @@ def secret_ref(secret: str, prefix: str = "", optional: bool | None = None) -> J
     return {"secretRef": ref} | ({"prefix": prefix} if prefix else {})
 
 
-def file_ref(name: str, path: str) -> Json:
-    ref = {"volumeName": "keyshred-env", "path": path, "key": "V", "optional": True}
+def file_ref(name: str, path: str, optional: bool = True) -> Json:
+    ref: Json = {"volumeName": "keyshred-env", "path": path, "key": "V"} | ({"optional": True} if optional else {})
     return {"name": name, "valueFrom": {"fileKeyRef": ref}}
 
 
@@ -111,7 +111,12 @@ class World:
     def terms(self) -> Terms:
         return terms(
             {
-                n: Known(frozenset(v), v if n in self.plain | self.left_out else None, n in self.left_out)
+                n: Known(
+                    frozenset(v),
+                    v if n in self.plain | self.left_out else None,
+                    n in self.left_out,
+                    frozenset(k for k, value in v.items() if not value),
+                )
                 for n, v in self.secrets.items()
             },
             self.left_out,

@@ -28,15 +28,19 @@ from tests.unit.policy.pod_worlds import (
 @pytest.mark.parametrize(
     ("optional", "key", "entries"),
     [
-        (None, "k", [empty("E"), file_ref("E", "s/k")]),
+        (None, "k", [file_ref("E", "s/k", False)]),
+        (True, "k", [file_ref("E", "s/k")]),
+        (False, "empty", [empty("E"), file_ref("E", "s/empty")]),
+        (True, "empty", [empty("E"), file_ref("E", "s/empty")]),
+        # Nobody knows what it will be.
         (False, "gone", [empty("E"), file_ref("E", "s/gone")]),
-        (True, "k", [empty("E"), file_ref("E", "s/k")]),
         (True, "gone", [file_ref("E", "s/gone")]),
     ],
 )
 def test_variables(optional: bool | None, key: str, entries: list[Json]) -> None:
     before, after = {"name": "A", "value": "a"}, {"name": "Z", "value": "$(E)"}
-    planned = plan(with_env(before, key_ref("E", "s", key, optional), after), SEALED)
+    known = terms({"s": Known(frozenset({"k", "empty"}), None, empty=frozenset({"empty"}))})
+    planned = plan(with_env(before, key_ref("E", "s", key, optional), after), known)
     assert planned["spec"]["containers"] == [{"name": "main", "env": [before, *entries, after]}]
     assert held(planned, "keyshred-env-source") == Variables((Variable("s", key, optional is True),))
     assert native(planned) == {"containers": {"main": {"env": [before, key_ref("E", "s", key, optional), after]}}}
@@ -48,7 +52,7 @@ def test_all_of_a_secret() -> None:
     sources = (secret_ref("s"), config, secret_ref("t", "P_"), secret_ref("none", optional=True))
     planned = plan(with_env(explicit, sources=sources), terms({"s": {"l", "k"}, "t": {"k"}}, config_maps={"m": {"k"}}))
     files = [("k", "s/k"), ("l", "s/l"), ("P_k", "t/k")]
-    env = [entry for name, path in files for entry in (empty(name), file_ref(name, path))]
+    env = [file_ref(name, path) for name, path in files]
     assert planned["spec"]["containers"] == [{"name": "main", "env": [*env, explicit], "envFrom": [config]}]
     assert native(planned) == {"containers": {"main": {"env": [explicit], "envFrom": list(sources)}}}
 
@@ -247,7 +251,7 @@ def test_what_was_replaced_must_be_known_to_add_to_it() -> None:
     assert wanted(planned) == {"s", "t"}
     assert wanted_config_maps(planned) == {"m"}
     env = plan(planned, known)["spec"]["containers"][0]["env"]
-    assert env == [empty("k"), file_ref("k", "t/k")]
+    assert env == [file_ref("k", "t/k")]
 
 
 def test_the_init_container_stays_first_and_up_to_date() -> None:

@@ -9,7 +9,7 @@ import pytest
 from keyshred.errors import Refused
 from keyshred.names import ANNOTATION_NATIVE
 from keyshred.policy.pod_plan import Known, plan, plan_ephemeral, restore
-from tests.unit.policy.pod_worlds import NOT_BACKED_UP, Json, empty, file_ref, key_ref, pod, secret_ref, stored, terms
+from tests.unit.policy.pod_worlds import NOT_BACKED_UP, Json, file_ref, key_ref, pod, secret_ref, stored, terms
 
 KNOWN = terms({"s": {"k", "l"}, "t": {"k"}, "o": Known(frozenset({"k"}), {"k": b"v"}, left_out=True)})
 
@@ -50,7 +50,7 @@ def both_references(new: Json) -> None:
 
 
 def native_first_and_ours_after_it(new: Json) -> None:
-    main(new)["env"] = [*manifest()["spec"]["containers"][0]["env"], *main(OLD)["env"][:4], file_ref("E", "s/k")]
+    main(new)["env"] = [*manifest()["spec"]["containers"][0]["env"], *main(OLD)["env"][:2], file_ref("E", "s/k", False)]
     main(new)["envFrom"] = manifest()["spec"]["containers"][0]["envFrom"]
 
 
@@ -200,8 +200,8 @@ def test_an_ephemeral_container_has_what_the_pod_has() -> None:
     before = copy.deepcopy(given)
     planned = plan_ephemeral(given, OLD, KNOWN)
     env = [
-        *(empty("P_k"), file_ref("P_k", "s/k"), empty("P_l"), file_ref("P_l", "s/l")),
-        *(empty("X"), file_ref("X", "t/k"), key_ref("L", "o", "k")),
+        *(file_ref("P_k", "s/k"), file_ref("P_l", "s/l")),
+        *(file_ref("X", "t/k", False), key_ref("L", "o", "k")),
     ]
     mounts = [{"name": "v", "mountPath": "/v", "readOnly": True}, {"name": "w", "mountPath": "/w"}]
     assert planned["spec"]["ephemeralContainers"] == [{"name": "debug", "env": env, "volumeMounts": mounts}]
