@@ -1,6 +1,7 @@
 """Publishes volumes: what a pod's volume is to hold, opened with that pod's token, in files of memory."""
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from keyshred.errors import KeyGone, Malformed, NotFound
+from keyshred.errors import KeyGone, Malformed, NotFound, Refused
 from keyshred.names import AUDIENCE
 from keyshred.node import atomic_writer, mounts, payload
 from keyshred.node.unsealing import Opened
@@ -20,11 +21,13 @@ log = logging.getLogger(__name__)
 TOKENS: Final = "csi.storage.k8s.io/serviceAccount.tokens"
 _POD: Final = "csi.storage.k8s.io/pod."
 _EPHEMERAL: Final = "csi.storage.k8s.io/ephemeral"
-_AT_A_TIME: Final = 8
+_AT_A_TIME: Final = 16
 """Volumes whose values are in this process at once: each Secret has up to 1 MiB."""
 _SIZE_OF_SOURCE: Final = 40 * 1024 * 1024
 """Bytes that one Secret can take at most, twice over while it changes: 1 MiB in 4,096 files of 4 KiB pages. Memory is
 used only as it is written."""
+_SIZE: Final = 256 * 1024 * 1024
+"""Bytes that a volume can take at most: items can name one value under any number of paths."""
 
 Unseal = Callable[[str, str, str, str], Awaitable[Opened]]
 """Namespace, name, token and ETag."""
@@ -121,11 +124,19 @@ class Publisher:
 
     def _write(self, request: Request, known: _Volume, files: dict[str, payload.File], emptied: bool) -> None:
         if not mounts.is_mounted(request.target):
-            mounts.mount(request.target, _SIZE_OF_SOURCE * max(1, len(volumes.secrets(known.content))))
+            size = _SIZE_OF_SOURCE * max(1, len(volumes.secrets(known.content)))
+            mounts.mount(request.target, min(size, _SIZE))
         if emptied:
             # A container that mounted one of them by subPath keeps its inode.
             atomic_writer.empty(request.target, keep=files)
-        atomic_writer.write(request.target, files, known.group)
+        try:
+            atomic_writer.write(request.target, files, known.group)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise Refused(
+                    f"the files of this volume take more than the {_SIZE >> 20} MiB that one may have: name fewer"
+                ) from None
+            raise
         # As the kubelet has them (k8s pkg/volume/util/nested_volumes.go): containers see the volume read-only.
         for nested in known.content.nested if isinstance(known.content, Files) else ():
             (request.target / nested).mkdir(0o755, parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from keyshred.errors import KeyGone, KeyNotUsable, KeyshredError, Malformed, NotFound, NotReady
-from keyshred.node import mounts
+from keyshred.errors import KeyGone, KeyNotUsable, KeyshredError, Malformed, NotFound, NotReady, Refused
+from keyshred.node import mounts, publishing
 from keyshred.node.publishing import TOKENS, Publisher, Request
 from keyshred.node.unsealing import Opened
-from keyshred.policy.volumes import Content, Files, Source, Variable, Variables, attributes
+from keyshred.policy.volumes import Content, Files, Item, Source, Variable, Variables, attributes
 from tests.unit.node import SYS_ADMIN, may
 
 pytestmark = pytest.mark.skipif(not may(SYS_ADMIN), reason="mounting needs CAP_SYS_ADMIN")
@@ -181,6 +181,16 @@ async def test_directories_for_volumes_below_it(volume: Volume) -> None:
     await volume.publisher.publish(volume.request(Files((Source("app"),), nested=("sub/deeper",))))
     assert (volume.target / "sub" / "deeper").is_dir()
     await volume.publisher.publish(volume.request(Files((Source("app"),), nested=("sub/deeper",))))
+
+
+async def test_more_than_a_volume_may_hold(volume: Volume, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_SIZE", 2**20)
+    secrets.stored["app"] = {"a": b"x" * 2**19}
+    await volume.publish(Source("app"))
+    many = tuple(Item("a", f"copy-{n}") for n in range(8))
+    with pytest.raises(Refused, match="take more than the 1 MiB"):
+        await volume.publish(Source("app", many))
+    assert volume.files == {"a": b"x" * 2**19}, "what was there stays"
 
 
 async def test_owners_for_a_group(volume: Volume) -> None:
