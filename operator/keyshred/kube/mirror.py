@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 _RETRY: Final = 1.0
 """Seconds between attempts to list and watch anew."""
+_LOOK_FOR: Final = 60.0
+"""Seconds between looks for a resource that need not exist."""
 _PAGE: Final = "500"
 """Objects a request: a page is the most that is ever held whole."""
 
@@ -22,15 +24,24 @@ class Mirror(Generic[T]):
     """What `read` made of each object, by name. `changed` is called when that became another one, and after a list.
 
     `table`: asks for Tables, and `read` gets a row: its cells, and the object's metadata under `object`.
+    `optional`: the resource need not exist; while it does not, there are no objects of it.
     """
 
     def __init__(
-        self, kube: Kube, url: str, read: Callable[[Json], T], changed: Callable[[], None], *, table: bool = False
+        self,
+        kube: Kube,
+        url: str,
+        read: Callable[[Json], T],
+        changed: Callable[[], None],
+        *,
+        table: bool = False,
+        optional: bool = False,
     ) -> None:
         self._kube = kube
         self._url = url
         self._read = read
         self._changed = changed
+        self._optional = optional
         self._accept = TABLE if table else "application/json"
         self._params = {"includeObject": "Metadata"} if table else {}
         self.objects: dict[str, T] = {}
@@ -47,6 +58,11 @@ class Mirror(Generic[T]):
             except WatchExpired:
                 pass
             except (Refused, NotFound) as error:
+                if self._optional and isinstance(error, NotFound):
+                    self.objects, self.synced = {}, True
+                    self._changed()
+                    await asyncio.sleep(_LOOK_FOR)
+                    continue
                 self.synced = False
                 log.warning("%s; listing anew", error)
             except KeyshredError as error:

@@ -178,8 +178,8 @@ class Site:
     name: str
     label: Sealing | None
     selecting: list[Authorization]
-    readers: Mapping[str, Counter[str]]
-    """By name of a Secret: the workloads whose pods read it natively, and how many pods each has."""
+    readers: Mapping[str, "_Readers"]
+    """By name of a Secret."""
 
     def secret(self, name: str, found: Found) -> None:
         """A Secret of that namespace."""
@@ -231,7 +231,7 @@ class Site:
             if held and HELD_ALL in self.survey.policy.held[self.name]:
                 report.waiting += 1
             elif held:
-                report.held.append(Named(self.name, name, _to_restart(self.readers.get(name, Counter()))))
+                report.held.append(Named(self.name, name, self.readers.get(name, _Readers()).text()))
             elif refusal:
                 report.unsealable.append(Named(self.name, name, refusal.reason))
             else:
@@ -247,7 +247,7 @@ class Site:
         elif found.keys > MAX_KEYS:
             report.unsealable.append(Named(self.name, name, _TOO_MANY_KEYS))
         elif name in self.readers:
-            report.held.append(Named(self.name, name, _to_restart(self.readers[name])))
+            report.held.append(Named(self.name, name, self.readers[name].text()))
         else:
             report.unsealed.append(f"{self.name}/{name}")
         if found.perhaps_immutable and (known is None or known.version != found.version):
@@ -270,17 +270,37 @@ def _is_in_effect(label: Sealing | None, authorization: Authorization) -> bool:
     return label is Sealing.ENABLED or (label is not None and not authorization.seals)
 
 
-def _readers(pods: Mapping[str, Pod]) -> dict[str, Counter[str]]:
-    readers: dict[str, Counter[str]] = {}
+@dataclass(slots=True)
+class _Readers:
+    """Who needs a Secret as it is."""
+
+    workloads: Counter[str] = field(default_factory=Counter)
+    """Whose pods read it natively, and how many pods each has."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Who else, and why."""
+
+    def text(self) -> str:
+        """For the status: what to do."""
+        parts = [_to_restart(self.workloads)] if self.workloads else []
+        parts += [f"{who}: {why}" for who, why in sorted(self.others.items())[:_NAMED_WORKLOADS]]
+        if more := len(self.others) - _NAMED_WORKLOADS:
+            parts += [f"and {more} more of that kind"] if more > 0 else []
+        return "; ".join(parts) or "what needed it as it is has gone; it is let go within seconds"
+
+
+def _readers(pods: Mapping[str, Pod]) -> dict[str, _Readers]:
+    readers: dict[str, _Readers] = {}
     for pod in pods.values():
         for name in pod.refers:
-            readers.setdefault(name, Counter())[pod.workload] += 1
+            found = readers.setdefault(name, _Readers())
+            if pod.why:
+                found.others[pod.workload] = pod.why
+            else:
+                found.workloads[pod.workload] += 1
     return readers
 
 
 def _to_restart(workloads: Counter[str]) -> str:
-    if not workloads:
-        return "a pod that is older than the namespace's label read it natively; it is let go within seconds"
     named = ", ".join(
         f"{workload} ({count} pod{'s' if count > 1 else ''})"
         for workload, count in sorted(workloads.items())[:_NAMED_WORKLOADS]

@@ -40,12 +40,14 @@ class Found(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """One pod."""
+    """One pod, or something else that needs Secrets as they are (policy/holders.py)."""
 
     refers: frozenset[str]
     """Names of the Secrets that it reads natively; none once it has ended."""
     workload: str
-    """What to restart."""
+    """What to restart, or what else it is."""
+    why: str = ""
+    """Why it needs them; empty for a pod."""
 
 
 _CELL_TYPE: Final = 1

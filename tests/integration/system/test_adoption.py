@@ -150,6 +150,56 @@ def test_preview_tells_and_changes_nothing(early: Early) -> None:
     until_equal(lambda: early.kubectl("get", "rolebindings", f"--namespace={early.name}")["items"], [])
 
 
+def _others(place: str) -> list[Object]:
+    """What needs Secrets as they are, and is no pod."""
+    mixed = {"name": "m", "projected": {"sources": [{"secret": {"name": "mixed"}}, {"configMap": {"name": "c"}}]}}
+    driver = {"name": "d", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "by-a-driver"}}}
+    spec = {"containers": [{"name": "c", "image": "none"}], "volumes": [mixed, driver]}
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": spec}
+    deployment = {"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": template}
+    rule = {"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": _BACKEND}]}}
+    volume = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "csi": {"driver": "d", "volumeHandle": "h", "nodeStageSecretRef": {"name": "staged", "namespace": place}},
+    }
+    return [
+        {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web", "namespace": place}}
+        | {"spec": {"tls": [{"secretName": "shown"}], "rules": [rule]}},
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": place}}
+        | {"spec": deployment},
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": place}, "spec": volume},
+    ]
+
+
+_BACKEND: Object = {"service": {"name": "web", "port": {"number": 80}}}
+
+
+def test_what_others_need_is_told_by_preview_and_held_until_they_need_it_no_more(early: Early) -> None:
+    names = ("shown", "mixed", "by-a-driver", "staged", "free")
+    for name in names:
+        early.create_secret(name, a=PLAIN)
+    early.kubectl.create(*_others(early.name))
+    early.authorize(mode="Preview")
+    until_equal(lambda: set(named(early.status(), "held")), set(names) - {"free"})
+    told = named(early.status(), "held")
+    assert "Ingress web: its controller reads it through the API" in told["shown"]
+    assert "Deployment web: its pods would be refused: spec.volumes[0].projected" in told["mixed"]
+    assert "Deployment web" in told["by-a-driver"]
+    assert f"PersistentVolume {early.name}: the driver" in told["staged"]
+    early.authorize()
+    until(lambda: early.is_sealed("free"))
+    until_equal(lambda: early.namespace("annotations", "held"), "by-a-driver,mixed,shown,staged")
+    until_equal(lambda: set(named(early.status(), "held")), set(names) - {"free"})
+    early.kubectl.run("delete", "ingress,deployment", "web", f"--namespace={early.name}")
+    # No controller runs here that would take it off.
+    finalizers = '{"metadata": {"finalizers": null}}'
+    early.kubectl.run("patch", "persistentvolume", early.name, "--type=merge", "-p", finalizers)
+    early.kubectl.run("delete", "persistentvolume", early.name)
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    assert all(early.is_sealed(name) for name in names)
+
+
 def test_release_gives_the_plaintext_back(early: Early) -> None:
     early.authorize()
     until_equal(lambda: early.condition("Ready")["status"], "True")

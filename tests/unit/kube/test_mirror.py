@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from keyshred.errors import KubeUnavailable, Refused, WatchExpired
+from keyshred.errors import KubeUnavailable, NotFound, Refused, WatchExpired
 from keyshred.kube import mirror as module
 from keyshred.kube.client import TABLE, Json, Kube
 from keyshred.kube.mirror import Mirror
@@ -98,6 +98,24 @@ async def test_what_may_not_be_read_is_not_known(world: World) -> None:
         del world.kube.errors[URL]
         await settle()
         assert world.synced()
+
+
+@pytest.mark.parametrize("optional", [False, True])
+async def test_a_resource_that_is_not_there(optional: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_FOR", 0)
+    world = World()
+    world.mirror = Mirror[int](world.kube.kube, URL, lambda obj: int(obj["n"]), world.changed, optional=optional)
+    world.kube.put(URL, "a", notify=False, n=1)
+    async with running(world.mirror):
+        assert world.mirror.objects == {"a": 1}
+        world.kube.errors[URL] = NotFound("no such resource")
+        world.kube.events[URL].put_nowait(KubeUnavailable("away"))
+        await settle()
+        assert world.synced() is optional
+        assert not optional or world.mirror.objects == {}
+        del world.kube.errors[URL]
+        await settle()
+        assert world.synced() and world.mirror.objects == {"a": 1}
 
 
 async def test_an_object_that_cannot_be_read_shows_nothing_of_itself(

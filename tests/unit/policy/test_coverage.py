@@ -255,3 +255,18 @@ def test_secrets_that_are_not_listed_yet_are_unknown() -> None:
     survey = Survey(policy(authorization("a")), NOW)
     survey.enter("ns", {}, Place(None, None))
     assert first_report(survey).unknown == ["ns"]
+
+
+def test_who_else_needs_a_secret_is_named_with_the_reason() -> None:
+    readers = {
+        "Pod/web-1": Pod(frozenset({"s"}), "Deployment web"),
+        "Pod/web-2": Pod(frozenset({"s"}), "Deployment web"),
+        "Ingress/web": Pod(frozenset({"s", "tls"}), "Ingress web", "its controller reads it"),
+    }
+    survey = survey_of(policy(authorization("a", mode="Preview")), {"s": found(), "tls": found()}, pods=readers)
+    told = {item.name: item.reason for item in first_report(survey).held}
+    restart = "read natively by Deployment web (2 pods): restart them, and it is sealed"
+    assert told == {
+        "s": f"{restart}; Ingress web: its controller reads it",
+        "tls": "Ingress web: its controller reads it",
+    }
