@@ -5,7 +5,7 @@ import logging
 import signal
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from keyshred.config import SLOW_CALLS, ControllerSettings
 from keyshred.controller.certificates import NONE, Certificates
@@ -27,6 +27,9 @@ from keyshred.observe.pages import ok, served
 from keyshred.observe.process import prepare
 
 log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 1.0
+"""Seconds for what is told to end, until it is told again."""
 
 
 def run(settings: ControllerSettings) -> None:
@@ -112,8 +115,13 @@ async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:
     """Runs all until the first one ends; cancels the others; raises what it raised."""
     tasks = [asyncio.create_task(c) for c in coroutines]
     done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    while others:
+        for task in others:
+            task.cancel()
+        # Again for one that took it for a timeout of its own, as can be where the process slept past both, and goes on.
+        ended, others = await asyncio.wait(others, timeout=_PATIENCE)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # seen, lest it be logged as if nobody had
     for task in done:
         task.result()
