@@ -10,7 +10,7 @@ from keyshred.kube.client import Json, Kube, path
 from keyshred.kube.mirror import Mirror
 from keyshred.policy import holders
 from keyshred.policy.coverage import Place
-from keyshred.policy.found import Found, Pod, read_pod, read_secret
+from keyshred.policy.found import Found, Holder, read_secret
 from keyshred.policy.lifecycle import Dependents, Tally
 from keyshred.times import utc_now
 
@@ -21,12 +21,14 @@ _Mirrors = dict[str, tuple[Mirror[T], asyncio.Task[None]]]
 
 _APPS: Final = {"group": "apps", "version": "v1"}
 _BATCH: Final = {"group": "batch", "version": "v1"}
-_HOLDERS: Final[dict[str, tuple[dict[str, str], Callable[[Json], Pod]]]] = {
+_HOLDERS: Final[dict[str, tuple[dict[str, str], Callable[[Json], Holder]]]] = {
+    "Pod": ({"resource": "pods"}, holders.read_pod),
     "Ingress": ({"resource": "ingresses", "group": "networking.k8s.io", "version": "v1"}, holders.read_ingress),
     "Gateway": ({"resource": "gateways", "group": "gateway.networking.k8s.io", "version": "v1"}, holders.read_gateway),
     "Deployment": ({"resource": "deployments", **_APPS}, partial(holders.read_template, "Deployment")),
     "StatefulSet": ({"resource": "statefulsets", **_APPS}, partial(holders.read_template, "StatefulSet")),
     "DaemonSet": ({"resource": "daemonsets", **_APPS}, partial(holders.read_template, "DaemonSet")),
+    "ReplicaSet": ({"resource": "replicasets", **_APPS}, partial(holders.read_template, "ReplicaSet")),
     "Job": ({"resource": "jobs", **_BATCH}, partial(holders.read_template, "Job")),
     "CronJob": ({"resource": "cronjobs", **_BATCH}, partial(holders.read_template, "CronJob")),
 }
@@ -41,41 +43,38 @@ class Index:
         self._secrets_changed = secrets_changed
         self._pods_changed = pods_changed
         self._secrets: _Mirrors[Found] = {}
-        self._pods: _Mirrors[Pod] = {}
-        self._others: dict[str, _Mirrors[Pod]] = {kind: {} for kind in _HOLDERS}
+        self._holders: dict[str, _Mirrors[Holder]] = {kind: {} for kind in _HOLDERS}
         """By kind."""
-        self._volumes: _Mirrors[dict[str, Pod]] = {}
+        self._volumes: _Mirrors[dict[str, Holder]] = {}
         """One, under the empty name."""
 
-    def follow(self, secrets: Set[str], pods: Set[str]) -> None:
-        """The namespaces to follow from now on, and no others."""
+    def follow(self, secrets: Set[str], holders: Set[str]) -> None:
+        """The namespaces to follow from now on, and no others: for their Secrets, and for what needs these."""
         _keep(self._secrets, secrets, self._mirror_secrets)
-        _keep(self._pods, pods, self._mirror_pods)
-        for kind, mirrors in self._others.items():
-            _keep(mirrors, pods, partial(self._mirror_others, kind))
-        _keep(self._volumes, {""} if pods else set(), self._mirror_volumes)
+        for kind, mirrors in self._holders.items():
+            _keep(mirrors, holders, partial(self._mirror_holders, kind))
+        _keep(self._volumes, {""} if holders else set(), self._mirror_volumes)
 
     def place(self, namespace: str) -> Place:
         """What is known of a namespace; it changes while the event loop runs."""
-        secrets = self._secrets.get(namespace)
-        return Place(secrets[0].objects if secrets and secrets[0].synced else None, self._readers(namespace))
+        return Place(_listed(self._secrets, namespace), self._held_by(namespace))
 
-    def _readers(self, namespace: str) -> dict[str, Pod] | None:
-        """Pods, and what else needs Secrets as they are; None: not all of it is listed yet."""
-        volumes = self._volumes.get("")
-        mirrors = [kept.get(namespace) for kept in (self._pods, *self._others.values())]
-        if volumes is None or not volumes[0].synced or any(m is None or not m[0].synced for m in mirrors):
+    def _held_by(self, namespace: str) -> dict[str, Holder] | None:
+        """All that needs Secrets as they are; None: not all of it is listed yet."""
+        volumes = _listed(self._volumes, "")
+        by_kind = {kind: _listed(mirrors, namespace) for kind, mirrors in self._holders.items()}
+        if volumes is None or None in by_kind.values():
             return None
-        found: dict[str, Pod] = {}
-        for kind, mirror in zip(("Pod", *self._others), mirrors, strict=True):
-            found |= {f"{kind}/{name}": read for name, read in mirror[0].objects.items()} if mirror else {}
-        return found | {f"/{n}": v[namespace] for n, v in volumes[0].objects.items() if namespace in v}
+        found = {f"PersistentVolume/{name}": read[namespace] for name, read in volumes.items() if namespace in read}
+        for kind, objects in by_kind.items():
+            found |= {f"{kind}/{name}": read for name, read in (objects or {}).items()}
+        return found
 
     def count(self, key_id: UUID, namespaces: Set[str]) -> Dependents | None:
         """What only this key can open in these namespaces; None: not all of them are listed yet."""
         tally = Tally()
         for namespace in namespaces:
-            secrets = self.place(namespace).secrets
+            secrets = _listed(self._secrets, namespace)
             if secrets is None:
                 return None
             for found in secrets.values():
@@ -87,16 +86,18 @@ class Index:
         url = path("secrets", namespace=namespace)
         return Mirror(self._kube, url, read_secret, self._secrets_changed, table=True)
 
-    def _mirror_others(self, kind: str, namespace: str) -> Mirror[Pod]:
+    def _mirror_holders(self, kind: str, namespace: str) -> Mirror[Holder]:
         where, read = _HOLDERS[kind]
         url = path(namespace=namespace, **where)
         return Mirror(self._kube, url, read, self._pods_changed, optional=kind == "Gateway")
 
-    def _mirror_volumes(self, _: str) -> Mirror[dict[str, Pod]]:
+    def _mirror_volumes(self, _: str) -> Mirror[dict[str, Holder]]:
         return Mirror(self._kube, path("persistentvolumes"), holders.read_volume, self._pods_changed)
 
-    def _mirror_pods(self, namespace: str) -> Mirror[Pod]:
-        return Mirror(self._kube, path("pods", namespace=namespace), read_pod, self._pods_changed)
+
+def _listed(mirrors: _Mirrors[T], namespace: str) -> dict[str, T] | None:
+    kept = mirrors.get(namespace)
+    return kept[0].objects if kept and kept[0].synced else None
 
 
 def _keep(mirrors: _Mirrors[T], wanted: Set[str], make: Callable[[str], Mirror[T]]) -> None:

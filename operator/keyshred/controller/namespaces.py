@@ -44,7 +44,7 @@ _ROLES: Final = {
 }
 
 _LOOK_AGAIN: Final = 2.0
-"""Seconds after which it is looked again whether pods and Secrets are listed."""
+"""Seconds after which it is looked again whether Secrets and what needs them are listed."""
 
 Bindings = dict[tuple[str, str], Json]
 """RoleBindings of ours by namespace and name."""
@@ -89,7 +89,7 @@ class Namespaces:
         await self._stamp(policy)
         bindings = await self._bindings()
         changed, failed = False, None
-        followed, read_by_pods = set[str](), set[str]()
+        followed, looked_through = set[str](), set[str]()
         for name, labels in policy.namespaces.items():
             if policy.never_seals(name):
                 continue
@@ -97,7 +97,7 @@ class Namespaces:
             if labels.get(LABEL_SEALING) is not None or modes:
                 followed.add(name)
             if self._has_settled(name, policy) or Mode.PREVIEW in modes:
-                read_by_pods.add(name)
+                looked_through.add(name)
             try:
                 changed |= await self._one(name, modes, policy, bindings)
             except NotFound:
@@ -105,7 +105,7 @@ class Namespaces:
             except KeyshredError as error:
                 log.warning("namespace %s: %s", name, error)
                 failed = error
-        self._parts.index.follow(followed, read_by_pods)
+        self._parts.index.follow(followed, looked_through)
         if changed:
             self._parts.enqueue(Job(Kind.COUNT), COUNT_SOON)
         if (expiry := coverage.next_expiry(policy.authorizations, now)) is not None:
@@ -154,12 +154,12 @@ class Namespaces:
         return ahead <= 0
 
     async def _hold(self, name: str, before: frozenset[str]) -> None:
-        """Writes what is still held, once the pods are known: they were listed after the namespace had settled."""
+        """Writes what is still held, once all that needs Secrets is known: listed after the namespace had settled."""
         place = self._parts.index.place(name)
-        if place.pods is None or place.secrets is None:
+        if place.holders is None or place.secrets is None:
             self._parts.enqueue(Job(Kind.NAMESPACES), _LOOK_AGAIN)
             return
-        after = holding.still_held(before, place.pods, place.secrets)
+        after = holding.still_held(before, place.holders, place.secrets)
         if after != before:
             await self._write(name, {"annotations": {ANNOTATION_HELD: holding.write(after)}})
             log.info("namespace %s: %d Secrets are held", name, len(after))

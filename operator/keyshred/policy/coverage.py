@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from keyshred.names import BY_NAME_ONLY_TYPES, HELD_ALL, LABEL_ROOT_KEY, NEVER_SEALED_TYPES, Mode, Sealing
 from keyshred.policy import holding
 from keyshred.policy.authorizations import Policy
-from keyshred.policy.found import Found, Pod
+from keyshred.policy.found import Found, Holder, When
 from keyshred.policy.resources import Authorization, SecretMeta
 from keyshred.policy.secrets import MAX_KEYS
 from keyshred.policy.selectors import Labels
@@ -25,6 +25,7 @@ _GOING: Final = (
 )
 _TOO_MANY_KEYS: Final = f"it has more than {MAX_KEYS} keys, the most that can be sealed: split it"
 _NAMED_WORKLOADS: Final = 3
+_REFUSED: Final = "a pod made anew would be refused"
 
 
 def wanted_label(policy: Policy, namespace: str, labels: Labels, now: datetime) -> Sealing | None:
@@ -101,17 +102,19 @@ class Report:
     unlabelled: list[str] = field(default_factory=list)
     """Those that do not, so that nothing is sealed there."""
     unknown: list[str] = field(default_factory=list)
-    """Those whose Secrets were not listed yet."""
+    """Those where not all that counts was listed yet."""
     settling: list[str] = field(default_factory=list)
     """Those where everything that is not sealed is held, until all know the label."""
     crowded: list[str] = field(default_factory=list)
-    """Those where it stays so, since pods read more Secrets than can be named."""
+    """Those where it stays so, since more Secrets are needed as they are than can be named."""
     sealed: int = 0
     unsealed: list[str] = field(default_factory=list)
     """What it covers and is to be sealed."""
     waiting: int = 0
     """What it covers in those two."""
     held: list[Named] = field(default_factory=list)
+    broken: list[Named] = field(default_factory=list)
+    """In Preview: what it does not cover, or is not there, and pods would be refused for when they are made anew."""
     unsealable: list[Named] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     """What it covers and is sealed under another key than its own."""
@@ -133,7 +136,7 @@ class Place(NamedTuple):
 
     secrets: Mapping[str, Found] | None
     """None: not listed yet."""
-    pods: Mapping[str, Pod] | None
+    holders: Mapping[str, Holder] | None
 
 
 @dataclass(slots=True)
@@ -151,19 +154,23 @@ class Survey:
         """A namespace, labelled or not."""
         label = self.policy.sealing(name)
         selecting = selected_by(self.policy, name, labels, self.now)
-        readers = _readers(place.pods or {})
+        site = Site(self, name, label, selecting, _readers(place.holders or {}), _broken(place))
         for authorization in selecting:
             report = self.report(authorization)
             if authorization.mode is Mode.ENFORCE and not _is_in_effect(label, authorization):
                 report.unlabelled.append(name)
                 continue
             report.namespaces += 1
-            if place.secrets is None:
+            preview = authorization.mode is Mode.PREVIEW
+            if place.secrets is None or (preview and place.holders is None):
                 report.unknown.append(name)
+            if preview and place.secrets is not None:
+                for secret in site.broken.keys() - place.secrets.keys():
+                    site.tell_broken(secret, authorization)
             if authorization.seals and HELD_ALL in self.policy.held.get(name, ()):
-                crowded = holding.too_many(holding.read_natively(place.pods or {}, place.secrets or {}))
+                crowded = holding.too_many(holding.needed(place.holders or {}, place.secrets or {}))
                 (report.crowded if crowded else report.settling).append(name)
-        return Site(self, name, label, selecting, readers)
+        return site
 
     def report(self, authorization: Authorization) -> Report:
         """The report; an empty one where nothing was found."""
@@ -180,22 +187,36 @@ class Site:
     selecting: list[Authorization]
     readers: Mapping[str, "_Readers"]
     """By name of a Secret."""
+    broken: Mapping[str, str]
+    """By name of a Secret: why pods that are made anew would be refused for it, sealed or not."""
 
     def secret(self, name: str, found: Found) -> None:
         """A Secret of that namespace."""
-        if found.type in NEVER_SEALED_TYPES:
-            return
         meta = SecretMeta(name, found.type, found.labels)
         covering = [
-            a for a in self.selecting if a.selects_type(found.type, BY_NAME_ONLY_TYPES) and a.selects_labels(meta)
+            a
+            for a in self.selecting
+            if found.type not in NEVER_SEALED_TYPES
+            and a.selects_type(found.type, BY_NAME_ONLY_TYPES)
+            and a.selects_labels(meta)
         ]
+        to_seal = found.sealed is None and found.keys > 0
         if found.sealed is not None:
             self._sealed(name, found, covering)
-        elif found.keys:
+        elif to_seal:
             self._unsealed(name, found, [a for a in covering if a.seals])
-            for authorization in covering:
-                if authorization.mode is Mode.PREVIEW:
-                    self._previewed(name, found, authorization)
+        for authorization in self.selecting:
+            if authorization.mode is not Mode.PREVIEW:
+                continue
+            if to_seal and authorization in covering:
+                self._previewed(name, found, authorization)
+            elif name in self.broken:
+                self.tell_broken(name, authorization)
+
+    def tell_broken(self, name: str, authorization: Authorization) -> None:
+        """What is not sealed, and pods would be refused for all the same."""
+        if name not in authorization.exclude_names:
+            self.survey.report(authorization).broken.append(Named(self.name, name, self.broken[name]))
 
     def _sealed(self, name: str, found: Found, covering: list[Authorization]) -> None:
         full_name = f"{self.name}/{name}"
@@ -242,10 +263,11 @@ class Site:
     def _previewed(self, name: str, found: Found, authorization: Authorization) -> None:
         report = self.survey.report(authorization)
         known = self.survey.refusals.get((self.name, name))
-        if refusal := self._refusal(name, found):
-            report.unsealable.append(Named(self.name, name, refusal.reason))
-        elif found.keys > MAX_KEYS:
-            report.unsealable.append(Named(self.name, name, _TOO_MANY_KEYS))
+        refusal = self._refusal(name, found)
+        if refusal or found.keys > MAX_KEYS:
+            report.unsealable.append(Named(self.name, name, refusal.reason if refusal else _TOO_MANY_KEYS))
+            if name in self.broken:
+                self.tell_broken(name, authorization)
         elif name in self.readers:
             report.held.append(Named(self.name, name, self.readers[name].text()))
         else:
@@ -281,23 +303,38 @@ class _Readers:
 
     def text(self) -> str:
         """For the status: what to do."""
-        parts = [_to_restart(self.workloads)] if self.workloads else []
-        parts += [f"{who}: {why}" for who, why in sorted(self.others.items())[:_NAMED_WORKLOADS]]
-        if more := len(self.others) - _NAMED_WORKLOADS:
-            parts += [f"and {more} more of that kind"] if more > 0 else []
+        to_restart = Counter({who: count for who, count in self.workloads.items() if who not in self.others})
+        parts = ([_to_restart(to_restart)] if to_restart else []) + _some_of(self.others)
         return "; ".join(parts) or "what needed it as it is has gone; it is let go within seconds"
 
 
-def _readers(pods: Mapping[str, Pod]) -> dict[str, _Readers]:
+def _readers(holders: Mapping[str, Holder]) -> dict[str, _Readers]:
     readers: dict[str, _Readers] = {}
-    for pod in pods.values():
-        for name in pod.refers:
+    for holder in holders.values():
+        hindered = {h.secret: f"{_REFUSED}: {h.words}" for h in holder.hindrances if h.when is not When.ABSENT}
+        for name in holder.refers:
             found = readers.setdefault(name, _Readers())
-            if pod.why:
-                found.others[pod.workload] = pod.why
+            if why := holder.why or hindered.get(name):
+                found.others[holder.who] = why
             else:
-                found.workloads[pod.workload] += 1
+                found.workloads[holder.who] += 1
     return readers
+
+
+def _broken(place: Place) -> dict[str, str]:
+    """By name of a Secret: why pods that are made anew would be refused for it, sealed or not."""
+    found: dict[str, dict[str, str]] = {}
+    for holder in (place.holders or {}).values():
+        for secret, when, words in holder.hindrances:
+            if when is When.ALWAYS or (when is When.ABSENT and secret not in (place.secrets or {})):
+                found.setdefault(secret, {})[holder.who] = f"{_REFUSED}: {words}"
+    return {secret: "; ".join(_some_of(others)) for secret, others in found.items()}
+
+
+def _some_of(others: Mapping[str, str]) -> list[str]:
+    more = len(others) - _NAMED_WORKLOADS
+    named = [f"{who}: {why}" for who, why in sorted(others.items())[:_NAMED_WORKLOADS]]
+    return [*named, f"and {more} more of that kind"] if more > 0 else named
 
 
 def _to_restart(workloads: Counter[str]) -> str:

@@ -1,6 +1,8 @@
-"""Secrets and pods as the controller keeps them: what counts of their metadata, a small tuple for each."""
+"""Secrets, and what needs them as they are, as the controller keeps them: a small tuple for each."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from functools import lru_cache
 from sys import intern
 from typing import Any, Final, NamedTuple
@@ -9,7 +11,6 @@ from uuid import UUID
 from keyshred.envelope.format import Born, Envelope, parse
 from keyshred.errors import MalformedEnvelope
 from keyshred.names import ANNOTATION_ENVELOPE
-from keyshred.policy.pods import Object, ended, native_secrets, workload
 from keyshred.policy.selectors import Labels
 
 
@@ -39,15 +40,33 @@ class Found(NamedTuple):
     """Its resourceVersion."""
 
 
-class Pod(NamedTuple):
-    """One pod, or something else that needs Secrets as they are (policy/holders.py)."""
+class When(StrEnum):
+    """Of what Secrets a hindrance speaks."""
+
+    ALWAYS = "Always"
+    SEALED = "Sealed"
+    ABSENT = "Absent"
+
+
+class Hindrance(NamedTuple):
+    """Why a new pod would be refused for a Secret that it names."""
+
+    secret: str
+    when: When
+    words: str
+    """The planner's own."""
+
+
+class Holder(NamedTuple):
+    """A pod, or something else that needs Secrets as they are (policy/holders.py)."""
 
     refers: frozenset[str]
-    """Names of the Secrets that it reads natively; none once it has ended."""
-    workload: str
+    """Names of those Secrets; none of a pod that has ended."""
+    who: str
     """What to restart, or what else it is."""
     why: str = ""
-    """Why it needs them; empty for a pod."""
+    """Why it needs all of them; empty for pods and workloads."""
+    hindrances: tuple[Hindrance, ...] = ()
 
 
 _CELL_TYPE: Final = 1
@@ -71,12 +90,7 @@ def read_secret(row: dict[str, Any]) -> Found:
     )
 
 
-def read_pod(pod: Object) -> Pod:
-    """From the whole object."""
-    return Pod(frozenset() if ended(pod) else native_secrets(pod), workload(pod))
-
-
-def envelope_of(meta: Object) -> Envelope | None:
+def envelope_of(meta: Mapping[str, Any]) -> Envelope | None:
     """The envelope of a Secret, from its metadata; None: not sealed, or copied in with another Secret's envelope."""
     text = (meta.get("annotations") or {}).get(ANNOTATION_ENVELOPE)
     try:
@@ -87,7 +101,7 @@ def envelope_of(meta: Object) -> Envelope | None:
     return envelope if own else None
 
 
-def sealed_of(meta: Object) -> Sealed | None:
+def sealed_of(meta: Mapping[str, Any]) -> Sealed | None:
     """The same, what counts of it."""
     envelope = envelope_of(meta)
     if envelope is None:

@@ -1,10 +1,10 @@
-"""Which Secrets of a namespace are held: left unsealed while pods older than its label read them natively."""
+"""Which Secrets of a namespace are held: left unsealed while something needs them as they are."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from keyshred.names import HELD_ALL
-from keyshred.policy.found import Found, Pod
+from keyshred.policy.found import Found, Holder
 
 MAX_HELD: Final = 2000
 """Names that the annotation holds at most."""
@@ -22,21 +22,21 @@ def write(names: Iterable[str]) -> str | None:
     return ",".join(sorted(names)) or None
 
 
-def still_held(before: frozenset[str], pods: Mapping[str, Pod], secrets: Mapping[str, Found]) -> frozenset[str]:
-    """What stays held, now that the namespace has settled. `pods` come from a list that began after that.
+def still_held(before: frozenset[str], holders: Mapping[str, Holder], secrets: Mapping[str, Found]) -> frozenset[str]:
+    """What stays held, now that the namespace has settled. `holders` come from lists that began after that.
 
-    Names only leave. They leave with the last pod that reads them; what is sealed already is never held, and names of
+    Names only leave. They leave with the last that needs them; what is sealed already is never held, and names of
     Secrets that are not there are: a pod may be waiting for one. Too many names: all stays held.
     """
-    names = read_natively(pods, secrets)
+    names = needed(holders, secrets)
     if HELD_ALL not in before:
         return before & names
     return before if too_many(names) else names
 
 
-def read_natively(pods: Mapping[str, Pod], secrets: Mapping[str, Found]) -> frozenset[str]:
-    """Names that pods refer to, less those that are sealed."""
-    names = frozenset[str]().union(*(p.refers for p in pods.values()))
+def needed(holders: Mapping[str, Holder], secrets: Mapping[str, Found]) -> frozenset[str]:
+    """Names of Secrets that are needed as they are, less those that are sealed."""
+    names = frozenset[str]().union(*(h.refers for h in holders.values()))
     return frozenset(n for n in names if n not in secrets or secrets[n].sealed is None)
 
 

@@ -45,15 +45,16 @@ def native_secrets(pod: Object) -> frozenset[str]:
 
 def referred_secrets(pod: Object) -> frozenset[str]:
     """Names of all Secrets that the pod's spec names, those of its volumes of ours included."""
-    return native_secrets(pod) | frozenset(_ours(pod.get("spec") or {}))
+    return native_secrets(pod).union(*(volumes.secrets(content) for _, content in own_volumes(pod)))
 
 
-def _ours(spec: Object) -> Iterator[str]:
-    for volume in spec.get("volumes") or ():
+def own_volumes(pod: Object) -> Iterator[tuple[str, volumes.Content]]:
+    """Its volumes of ours: name, and what each is to hold."""
+    for volume in (pod.get("spec") or {}).get("volumes") or ():
         csi = volume.get("csi") or {}
         if csi.get("driver") == volumes.DRIVER:
             try:
-                yield from volumes.secrets(volumes.parse(csi.get("volumeAttributes") or {}))
+                yield volume["name"], volumes.parse(csi.get("volumeAttributes") or {})
             except Malformed:
                 continue  # it cannot be mounted, so it refers to nothing
 

@@ -32,7 +32,7 @@ def status(report: Report) -> dict[str, Any]:
     return {
         "namespaces": report.namespaces,
         "secrets": report.sealed,
-        "held": _listed(report.held),
+        "held": _listed(report.held + report.broken),
         "unsealable": _listed(report.unsealable),
     }
 
@@ -43,7 +43,7 @@ def _ready(policy: Policy, authorization: Authorization, report: Report, now: da
         return problem
     if report.unknown:
         return _condition(
-            Status.FALSE, Reason.SEALING, f"the Secrets of these namespaces are not listed yet: {_some(report.unknown)}"
+            Status.FALSE, Reason.SEALING, f"these namespaces are still being looked through: {_some(report.unknown)}"
         )
     match authorization.mode:
         case Mode.PREVIEW:
@@ -119,13 +119,13 @@ def _left(report: Report, trouble: str) -> str:
         parts.append(f"sealing begins when every API server knows the label of {_some(report.settling)}")
     if report.crowded:
         parts.append(
-            f"nothing more is sealed in {_some(report.crowded)} while pods there read more Secrets natively than can "
-            f"be held ({MAX_HELD}, or {MAX_TEXT // 1024} KiB of names): restart some of them"
+            f"nothing more is sealed in {_some(report.crowded)} while more Secrets are needed there as they are than "
+            f"can be held ({MAX_HELD}, or {MAX_TEXT // 1024} KiB of names): restart some of the pods that read them"
         )
     if report.unsealed:
         parts.append(f"{len(report.unsealed)} are being sealed: {_some(report.unsealed)}")
     if report.held:
-        parts.append(f"{len(report.held)} are held for pods that read them natively: see status.held")
+        parts.append(f"{len(report.held)} are held for what needs them as they are: see status.held")
     if report.unsealable:
         parts.append(f"{len(report.unsealable)} cannot be sealed as they are: see status.unsealable")
     return "; ".join(parts) + (f"; last problem: {trouble}" if trouble and report.unsealed else "")
@@ -135,8 +135,10 @@ def _preview(report: Report) -> str:
     return (
         f"nothing is changed. Mode Enforce would seal {len(report.unsealed)} Secrets in {report.namespaces} namespaces"
         + (f" ({_some(report.unsealed)})" if report.unsealed else "")
-        + f", hold {len(report.held)} until their pods are restarted (status.held), and could not seal "
-        f"{len(report.unsealable)} (status.unsealable); sealed already: {report.sealed + len(report.foreign)}"
+        + f", hold {len(report.held)} until what needs them as they are is restarted or changed (status.held), and "
+        f"could not seal {len(report.unsealable)} (status.unsealable); sealed already: "
+        f"{report.sealed + len(report.foreign)}"
+        + (f"; pods would be refused for {len(report.broken)} others (status.held)" if report.broken else "")
     )
 
 

@@ -1,5 +1,6 @@
 """Namespaces that live already: what was there before is sealed by the sweep, or held, or named as unsealable."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -184,8 +185,8 @@ def test_what_others_need_is_told_by_preview_and_held_until_they_need_it_no_more
     until_equal(lambda: set(named(early.status(), "held")), set(names) - {"free"})
     told = named(early.status(), "held")
     assert "Ingress web: its controller reads it through the API" in told["shown"]
-    assert "Deployment web: its pods would be refused: spec.volumes[0].projected" in told["mixed"]
-    assert "Deployment web" in told["by-a-driver"]
+    assert "Deployment web: a pod made anew would be refused: spec.volumes[0].projected" in told["mixed"]
+    assert "Deployment web: a pod made anew would be refused: spec.volumes[1].csi" in told["by-a-driver"]
     assert f"PersistentVolume {early.name}: the driver" in told["staged"]
     early.authorize()
     until(lambda: early.is_sealed("free"))
@@ -198,6 +199,33 @@ def test_what_others_need_is_told_by_preview_and_held_until_they_need_it_no_more
     early.kubectl.run("delete", "persistentvolume", early.name)
     until_equal(lambda: early.condition("Ready")["status"], "True")
     assert all(early.is_sealed(name) for name in names)
+
+
+def test_preview_tells_in_the_same_words_what_is_refused_though_nothing_of_it_is_sealed(early: Early) -> None:
+    early.create_secret("free", a=PLAIN)
+    early.kubectl.create(secret(early.name, "tls", {"tls.crt": "c", "tls.key": "k"}, type="kubernetes.io/tls"))
+    mixed = {"name": "m", "projected": {"sources": [{"secret": {"name": "tls"}}, {"configMap": {"name": "c"}}]}}
+    specs: dict[str, Object] = {
+        "tls": {"containers": [{"name": "c", "image": "none"}], "volumes": [mixed]},
+        "late": {"containers": [{"name": "c", "image": "none", "envFrom": [{"secretRef": {"name": "late"}}]}]},
+    }
+    pods = {
+        name: {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": early.name}, "spec": spec}
+        for name, spec in specs.items()
+    }
+    early.kubectl.create(*pods.values())
+    early.authorize(mode="Preview")
+    until_equal(lambda: set(named(early.status(), "held")), set(pods))
+    told = named(early.status(), "held")
+    assert early.condition("Ready")["message"].endswith("; pods would be refused for 2 others (status.held)")
+    early.authorize()
+    until_equal(lambda: early.condition("Ready")["status"], "True")
+    for name, pod in pods.items():
+        early.kubectl.run("delete", "pod", name, f"--namespace={early.name}", "--force", "--grace-period=0")
+        who, words = told[name].split(": a pod made anew would be refused: ")
+        assert who == f"Pod {name}"
+        refusal = early.kubectl.run("create", "-f", "-", input=json.dumps(pod), check=False).stderr
+        assert words in refusal, refusal
 
 
 def test_release_gives_the_plaintext_back(early: Early) -> None:

@@ -24,7 +24,7 @@ from keyshred.policy.coverage import (
     next_expiry,
     wanted_label,
 )
-from keyshred.policy.found import Found, Pod, Sealed
+from keyshred.policy.found import Found, Hindrance, Holder, Sealed, When
 from keyshred.policy.resources import Authorization, RootKey
 from keyshred.policy.selectors import Labels
 
@@ -63,11 +63,11 @@ def survey_of(
     secrets: Mapping[str, Found],
     *,
     refusals: Refusals | None = None,
-    pods: Mapping[str, Pod] | None = None,
+    holders: Mapping[str, Holder] | None = None,
 ) -> Survey:
     """A survey of the namespace `ns` and these Secrets."""
     survey = Survey(world, NOW, refusals or {})
-    site = survey.enter("ns", world.namespaces["ns"], Place(secrets, pods or {}))
+    site = survey.enter("ns", world.namespaces["ns"], Place(secrets, holders or {}))
     for name, secret in secrets.items():
         site.secret(name, secret)
     return survey
@@ -166,9 +166,9 @@ def test_what_is_sealed_by_the_sweep(world: Policy, task: bool) -> None:
 
 def test_held_secrets_name_who_reads_them() -> None:
     world = replace(policy(authorization("a")), held={"ns": frozenset({"s"})})
-    pods = {f"p{n}": Pod(frozenset({"s"}), "Deployment web") for n in range(2)}
-    others = {f"q{n}": Pod(frozenset({"s"}), f"Job j{n}") for n in range(3)}
-    report = first_report(survey_of(world, {"s": found(), "t": found()}, pods=pods | others))
+    pods = {f"p{n}": Holder(frozenset({"s"}), "Deployment web") for n in range(2)}
+    others = {f"q{n}": Holder(frozenset({"s"}), f"Job j{n}") for n in range(3)}
+    report = first_report(survey_of(world, {"s": found(), "t": found()}, holders=pods | others))
     assert report.unsealed == ["ns/t"]
     assert [(h.namespace, h.name) for h in report.held] == [("ns", "s")]
     assert "Deployment web (2 pods), Job j0 (1 pod), Job j1 (1 pod) and 1 more: restart" in report.held[0].reason
@@ -185,10 +185,10 @@ def test_too_many_names_to_hold_are_told_apart_from_settling() -> None:
     world = replace(policy(authorization("a")), held={"ns": frozenset({"*"})})
     names = frozenset(f"s{n}" for n in range(2001))
     for refers in (names, frozenset(f"{n:0253}" for n in range(600))):
-        report = first_report(survey_of(world, {}, pods={"p": Pod(refers, "Pod p")}))
+        report = first_report(survey_of(world, {}, holders={"p": Holder(refers, "Pod p")}))
         assert (report.settling, report.crowded) == ([], ["ns"])
     # What is sealed already is not held.
-    report = first_report(survey_of(world, {"s0": found("one")}, pods={"p": Pod(names, "Pod p")}))
+    report = first_report(survey_of(world, {"s0": found("one")}, holders={"p": Holder(names, "Pod p")}))
     assert (report.settling, report.crowded) == (["ns"], [])
 
 
@@ -238,7 +238,7 @@ def test_preview_tells_what_would_be() -> None:
         "mutable": found()._replace(perhaps_immutable=True),
     }
     refusals = {("ns", "known"): Refusal("7", IMMUTABLE), ("ns", "mutable"): Refusal("7", "")}
-    survey = survey_of(world, secrets, refusals=refusals, pods={"p": Pod(frozenset({"read"}), "Pod p")})
+    survey = survey_of(world, secrets, refusals=refusals, holders={"p": Holder(frozenset({"read"}), "Pod p")})
     report = first_report(survey)
     assert (report.namespaces, report.sealed) == (1, 1)
     assert report.unsealed == ["ns/plain", "ns/fixed", "ns/mutable"]
@@ -258,15 +258,76 @@ def test_secrets_that_are_not_listed_yet_are_unknown() -> None:
 
 
 def test_who_else_needs_a_secret_is_named_with_the_reason() -> None:
-    readers = {
-        "Pod/web-1": Pod(frozenset({"s"}), "Deployment web"),
-        "Pod/web-2": Pod(frozenset({"s"}), "Deployment web"),
-        "Ingress/web": Pod(frozenset({"s", "tls"}), "Ingress web", "its controller reads it"),
+    holders = {
+        "Pod/web-1": Holder(frozenset({"s"}), "Deployment web"),
+        "Pod/web-2": Holder(frozenset({"s"}), "Deployment web"),
+        "Ingress/web": Holder(frozenset({"s", "tls"}), "Ingress web", "its controller reads it"),
     }
-    survey = survey_of(policy(authorization("a", mode="Preview")), {"s": found(), "tls": found()}, pods=readers)
+    survey = survey_of(policy(authorization("a", mode="Preview")), {"s": found(), "tls": found()}, holders=holders)
     told = {item.name: item.reason for item in first_report(survey).held}
     restart = "read natively by Deployment web (2 pods): restart them, and it is sealed"
     assert told == {
         "s": f"{restart}; Ingress web: its controller reads it",
         "tls": "Ingress web: its controller reads it",
     }
+
+
+MIXED = Hindrance("s", When.ALWAYS, "mixed")
+DRIVER = Hindrance("s", When.SEALED, "a driver")
+LATE = Hindrance("s", When.ABSENT, "not there")
+
+
+@pytest.mark.parametrize("hindrance", [MIXED, DRIVER])
+@pytest.mark.parametrize("mode", ["Preview", "Enforce"])
+def test_what_a_new_pod_would_be_refused_for_is_not_cured_by_a_restart(mode: str, hindrance: Hindrance) -> None:
+    holders = {
+        "Pod/web-1": Holder(frozenset({"s", "t"}), "Deployment web"),
+        "Pod/db": Holder(frozenset({"s"}), "Pod db"),
+        "Deployment/web": Holder(frozenset({"s"}), "Deployment web", "", (hindrance,)),
+    }
+    world = replace(policy(authorization("a", mode=mode)), held={"ns": frozenset({"s", "t"})})
+    report = first_report(survey_of(world, {"s": found(), "t": found()}, holders=holders))
+    assert {item.name: item.reason for item in report.held} == {
+        "s": "read natively by Pod db (1 pod): restart them, and it is sealed; "
+        f"Deployment web: a pod made anew would be refused: {hindrance.words}",
+        "t": "read natively by Deployment web (1 pod): restart them, and it is sealed",
+    }
+    assert report.broken == []
+
+
+@pytest.mark.parametrize(
+    ("hindrance", "secrets", "spec", "broken"),
+    [
+        (MIXED, {"s": found(kind="kubernetes.io/tls")}, {}, True),
+        (MIXED, {"s": found(kind="kubernetes.io/dockerconfigjson")}, {}, True),
+        (MIXED, {"s": found(labels={"a": "b"})}, {"exclude": {"selector": {"matchLabels": {"a": "b"}}}}, True),
+        (MIXED, {"s": found("two")}, {}, True),
+        (MIXED, {"s": found(keys=0)}, {}, True),
+        (MIXED, {"s": found(keys=4097)}, {}, True),
+        (MIXED, {}, {}, True),
+        (MIXED, {"s": found()}, {"exclude": {"names": ["s"]}}, False),
+        # Held instead.
+        (MIXED, {"s": found()}, {}, False),
+        # The driver goes on reading what is not sealed.
+        (DRIVER, {"s": found(kind="kubernetes.io/tls")}, {}, False),
+        (LATE, {}, {}, True),
+        (LATE, {"s": found(kind="kubernetes.io/tls")}, {}, False),
+        (LATE, {}, {"exclude": {"names": ["s"]}}, False),
+    ],
+)
+def test_preview_tells_what_breaks_without_being_sealed(
+    hindrance: Hindrance, secrets: Mapping[str, Found], spec: dict[str, Any], broken: bool
+) -> None:
+    holders = {"Job/j": Holder(frozenset({"s"} if hindrance != LATE else ()), "Job j", "", (hindrance,))}
+    for mode in ("Preview", "Enforce"):
+        world = policy(authorization("a", mode=mode, secrets=spec))
+        told = first_report(survey_of(world, secrets, holders=holders)).broken
+        expected = [Named("ns", "s", f"Job j: a pod made anew would be refused: {hindrance.words}")]
+        assert told == (expected if broken and mode == "Preview" else [])
+
+
+def test_preview_says_nothing_before_all_is_listed() -> None:
+    for mode, unknown in (("Preview", ["ns"]), ("Enforce", [])):
+        survey = Survey(policy(authorization("a", mode=mode)), NOW)
+        survey.enter("ns", {}, Place({}, None))
+        assert first_report(survey).unknown == unknown

@@ -1,4 +1,4 @@
-"""What is kept of Secrets and pods."""
+"""What is kept of Secrets."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from keyshred.envelope.format import Born, Envelope, Mechanism, serialise
-from keyshred.policy.found import Pod, Sealed, read_pod, read_secret
+from keyshred.policy.found import Sealed, read_secret
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ENVELOPE = Envelope(UUID(int=1), 3, Mechanism.AES_GCM, bytes(60), bytes(16), "ns", "s", Born.ADOPTED, NOW)
@@ -44,10 +44,3 @@ def test_whoever_set_the_field_immutable_is_seen() -> None:
 
 def test_equal_labels_are_kept_once() -> None:
     assert read_secret(row(labels={"a": "1"})).labels is read_secret(row(labels={"a": "1"})).labels
-
-
-@pytest.mark.parametrize(("phase", "refers"), [("Running", {"s"}), ("Pending", {"s"}), ("Failed", set())])
-def test_a_pod(phase: str, refers: set[str]) -> None:
-    spec = {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}
-    pod = {"metadata": {"name": "p"}, "spec": spec, "status": {"phase": phase}}
-    assert read_pod(pod) == Pod(frozenset(refers), "Pod p")

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from keyshred.envelope.format import Born
-from keyshred.policy.found import Found, Pod, Sealed
+from keyshred.policy.found import Found, Holder, Sealed
 from keyshred.policy.holding import MAX_HELD, MAX_TEXT, read, still_held, write
 
 ALL = frozenset({"*"})
@@ -14,8 +14,8 @@ PLAIN = Found("Opaque", {}, 1, None, going=False, perhaps_immutable=False, versi
 SEALED = PLAIN._replace(sealed=Sealed(UUID(int=1), 1, Born.SEALED, datetime(2026, 1, 1, tzinfo=UTC)))
 
 
-def pods(*names: str) -> dict[str, Pod]:
-    return {"p": Pod(frozenset(names), "Pod p"), "q": Pod(frozenset(), "Pod q")}
+def pods(*names: str) -> dict[str, Holder]:
+    return {"p": Holder(frozenset(names), "Pod p"), "q": Holder(frozenset(), "Pod q")}
 
 
 @pytest.mark.parametrize(("text", "names"), [(None, set()), ("", set()), ("*", {"*"}), ("a,b", {"a", "b"})])

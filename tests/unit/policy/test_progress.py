@@ -132,6 +132,15 @@ def test_not_ready_while_anything_is_left(left: Report) -> None:
     assert (ready.status, ready.reason) == (Status.FALSE, Reason.SEALING)
 
 
+def test_preview_counts_what_it_would_hold_and_what_would_break() -> None:
+    world = policy(authorization("a", mode="Preview"))
+    held, broken = Named("ns", "s", "read by Pod p"), Named("ns", "tls", "refused")
+    message = shown(world, Report(held=[held], broken=[broken]))[0].message
+    assert ", hold 1 until" in message and message.endswith("; pods would be refused for 1 others (status.held)")
+    assert "refused" not in shown(world, Report(held=[held]))[0].message
+    assert [item["name"] for item in status(Report(held=[held], broken=[broken]))["held"]] == ["s", "tls"]
+
+
 def test_what_does_not_fit_a_status_is_left_out() -> None:
     few = status(Report(held=[Named("ns", "s", "r" * 600)]))["held"]
     assert few == [{"namespace": "ns", "name": "s", "reason": "r" * 512}]
