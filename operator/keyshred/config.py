@@ -135,6 +135,11 @@ class ControllerSettings(CommonSettings):
 
     resync: float = option("seconds between full passes over every custom resource", 60.0, positive=True)
     repeat_search_after: float = option("seconds after a destruction when the search for the key is repeated", 60.0)
+    count_residual_after: float = option(
+        "seconds after a destruction, and not before that search, when it is counted what running pods still hold; "
+        "kubelets look at their volumes every 60 to 90 s",
+        240.0,
+    )
     settle: float = option(
         "seconds a new or removed label takes to be known to every API server and webhook: until then nothing that was "
         "there before is sealed, and the label `retained` stays; less than 30 is for tests alone",

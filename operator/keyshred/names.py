@@ -40,6 +40,8 @@ TAINT_NOT_READY: Final = f"{GROUP}/not-ready"
 
 AUDIENCE: Final = GROUP
 """Audience of the ServiceAccount tokens that may call unseal."""
+HEADER_CLEARED: Final = "Keyshred-Cleared"
+"""Of an unseal call: the volume of the calling pod that the Secret's files were emptied and removed from."""
 
 READER_CLUSTER_ROLE: Final = f"{GROUP}:secret-reader"
 """ClusterRole that the controller binds in sealing namespaces, and nowhere else."""
@@ -165,3 +167,4 @@ class Reason(StrEnum):
     RELEASED = "Released"
     # Pod
     UNSEAL_REFUSED = "UnsealRefused"
+    VOLUME_CLEARED = "VolumeCleared"

@@ -6,7 +6,7 @@ from uuid import UUID
 from keyshred.controller.index import Index
 from keyshred.kube.client import METADATA_LIST, Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE, LABEL_KEY_ID, LABEL_SEALING
-from keyshred.policy.found import sealed_of
+from keyshred.policy.found import Sealed, sealed_of
 from keyshred.policy.lifecycle import Dependents, Tally
 from keyshred.times import utc_now
 
@@ -25,13 +25,31 @@ async def count_key(kube: Kube, key_id: UUID, index: Index | None = None) -> Dep
         return counted
     tally = Tally()
     for namespace in namespaces:
-        secrets = path("secrets", namespace=namespace)
-        async for item in kube.list_all(secrets, accept=METADATA_LIST, selector=f"{LABEL_KEY_ID}={key_id}"):
-            sealed = sealed_of(item["metadata"])
-            # The label is a cache that finds them; the envelope decides.
-            if sealed is not None and sealed.key_id == key_id:
-                tally.add(namespace, sealed)
+        async for _, sealed in _listed(kube, key_id, namespace):
+            tally.add(namespace, sealed)
     return tally.result(utc_now())
+
+
+async def names(kube: Kube, key_id: UUID, index: Index) -> dict[str, frozenset[str]]:
+    """By name, in each sealing namespace that has any: from the index where it knows that one, else by a list."""
+    found: dict[str, frozenset[str]] = {}
+    async for namespace in sealing_namespaces(kube):
+        name = namespace["name"]
+        known = index.place(name).secrets
+        if known is None:
+            found[name] = frozenset([n async for n, _ in _listed(kube, key_id, name)])
+        else:
+            found[name] = frozenset(n for n, s in known.items() if s.sealed is not None and s.sealed.key_id == key_id)
+    return {namespace: secrets for namespace, secrets in found.items() if secrets}
+
+
+async def _listed(kube: Kube, key_id: UUID, namespace: str) -> AsyncIterator[tuple[str, Sealed]]:
+    secrets = path("secrets", namespace=namespace)
+    async for item in kube.list_all(secrets, accept=METADATA_LIST, selector=f"{LABEL_KEY_ID}={key_id}"):
+        sealed = sealed_of(item["metadata"])
+        # The label is a cache that finds them; the envelope decides.
+        if sealed is not None and sealed.key_id == key_id:
+            yield item["metadata"]["name"], sealed
 
 
 async def any_sealed(kube: Kube, namespace: str) -> bool:

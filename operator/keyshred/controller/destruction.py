@@ -16,6 +16,7 @@ from keyshred.controller.keeping import KEPT, NOT_TAKEN, Keeping
 from keyshred.controller.ledger import Ledger
 from keyshred.controller.material import Materials
 from keyshred.controller.parts import BY, Job, Kind, Parts, key_id_of, root_key_by_uid
+from keyshred.controller.residual import Residuals
 from keyshred.envelope.format import Mechanism
 from keyshred.errors import Conflict, KeyAmbiguous, KeyshredError, LedgerBroken, NotFound, TokenBroken
 from keyshred.hsm.interface import KeyRef, TokenStatus
@@ -45,6 +46,7 @@ class Destruction:
         self._ledger = ledger
         self._materials = materials
         self._keeping = keeping
+        self._residuals = Residuals(parts, ledger)
 
     async def root_key_deleted(self, obj: Json, key: RootKey) -> None:
         """A RootKey with a deletionTimestamp: destroys or keeps its key, then lets the object go."""
@@ -217,7 +219,7 @@ class Destruction:
         resumed = True
         while True:
             step = policy.next_step(record["status"])
-            if step in (Step.START, Step.REPEAT_SEARCH, Step.DONE):
+            if step in (Step.START, Step.REPEAT_SEARCH, Step.COUNT_RESIDUAL, Step.DONE):
                 return record
             faultpoint(f"before-{step}")
             if step is Step.WAIT:
@@ -305,25 +307,40 @@ class Destruction:
                     "there is a copy under another label; destroy it, and the destruction goes on by itself"
                 )
         policy.check_token(record["status"], await hsm.status())
+        now = utc_now()
+        residual = await self._residuals.at_destruction(key_id)
         record = await self._ledger.write(
             record,
             action=Action.DESTROYED,
             by=BY,
             root_key_uid=_holder(record),
-            changes=policy.destroyed(record["status"], utc_now()),
+            detail="" if residual is None else str(residual),
+            changes=policy.destroyed(record["status"], residual, now),
         )
         await self._parts.events.post(record, Reason.KEY_DESTROYED, record["status"]["message"])
         self._parts.enqueue(Job(Kind.RECORD, str(key_id)), self._parts.settings.repeat_search_after)
         return record
 
-    async def repeat_search(self, record: Json) -> None:
-        """Searches once more, when it is time."""
-        if policy.next_step(record["status"]) is not Step.REPEAT_SEARCH:
-            return
-        at = policy.repeat_search_at(record["status"], self._parts.settings.repeat_search_after)
-        if (ahead := (at - utc_now()).total_seconds()) > 0:
-            self._parts.enqueue(Job(Kind.RECORD, record["metadata"]["name"]), ahead)
-            return
+    async def follow_up(self, record: Json) -> None:
+        """Of a Destroyed key: the second search, and the count of what pods still hold, each when it is time."""
+        settings = self._parts.settings
+        after = {
+            Step.REPEAT_SEARCH: settings.repeat_search_after,
+            Step.COUNT_RESIDUAL: settings.count_residual_after,
+        }
+        while (step := policy.next_step(record["status"])) in after:
+            at = policy.moment_after(record["status"], after[step])
+            if (ahead := (at - utc_now()).total_seconds()) > 0:
+                self._parts.enqueue(Job(Kind.RECORD, record["metadata"]["name"]), ahead)
+                return
+            faultpoint(f"before-{step}")
+            if step is Step.REPEAT_SEARCH:
+                record = await self._repeat_search(record)
+            else:
+                record = await self._residuals.count_again(record)
+            faultpoint(f"after-{step}")
+
+    async def _repeat_search(self, record: Json) -> Json:
         token = await self._parts.hsm.status()
         policy.check_token(record["status"], token)
         try:
@@ -339,6 +356,7 @@ class Destruction:
         )
         if found:
             await self._parts.events.post(record, Reason.KEY_FOUND_AGAIN, record["status"]["message"], warning=True)
+        return record
 
     # --- the RootKey object ---------------------------------------------------------------------------------------
 

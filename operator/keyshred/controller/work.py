@@ -109,7 +109,7 @@ class Work:
         match destruction.next_step(status):
             case Step.DONE:
                 return False
-            case Step.REPEAT_SEARCH:
+            case Step.REPEAT_SEARCH | Step.COUNT_RESIDUAL:
                 return True
             case Step.START:
                 return bool(status.get("rootKeyUID")) and status["rootKeyUID"] not in uids
@@ -122,7 +122,7 @@ class Work:
         if record is None:
             return
         if record["status"]["state"] == KeyState.DESTROYED:
-            await self._root_keys.destruction.repeat_search(record)
+            await self._root_keys.destruction.follow_up(record)
         elif record["status"]["state"] == KeyState.PENDING_DESTRUCTION:
             await self._root_keys.destruction.advance(record)
         elif not await self._is_held(record):

@@ -5,11 +5,12 @@ import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from keyshred.errors import KeyGone, Malformed, NotFound, Refused
+from keyshred.errors import KeyGone, KeyshredError, Malformed, NotFound, Refused
 from keyshred.names import AUDIENCE
 from keyshred.node import atomic_writer, mounts, payload
 from keyshred.node.unsealing import Opened
@@ -29,8 +30,8 @@ used only as it is written."""
 _SIZE: Final = 256 * 1024 * 1024
 """Bytes that a volume can take at most: items can name one value under any number of paths."""
 
-Unseal = Callable[[str, str, str, str], Awaitable[Opened]]
-"""Namespace, name, token and ETag."""
+Unseal = Callable[[str, str, str, str, str], Awaitable[Opened]]
+"""Namespace, name, token, ETag, and the volume that was cleared of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ class _Volume:
     """By Secret; None: it was not there."""
     gone: set[str] = field(default_factory=set)
     """Secrets whose key is destroyed: their files were emptied and removed."""
+
+    def reports(self, secret: str) -> bool:
+        """Whether calls for that Secret say so. Not of variables: containers hold copies, which nobody clears."""
+        return secret in self.gone and isinstance(self.content, Files)
 
 
 class Publisher:
@@ -91,8 +96,9 @@ class Publisher:
         gone: set[str] = set()
         needed = sorted(volumes.secrets(known.content))
         for name in needed:
+            cleared = _name(request) if known.reports(name) else ""
             try:
-                found[name] = await self._unseal(namespace, name, token, known.etags.get(name) or "")
+                found[name] = await self._unseal(namespace, name, token, known.etags.get(name) or "", cleared)
             except NotFound:
                 _require(known.content, name)
                 found[name] = None
@@ -106,7 +112,7 @@ class Publisher:
         # What is unchanged came without its values.
         for name, opened in found.items():
             if opened is not None and opened.values is None:
-                found[name] = await self._unseal(namespace, name, token, "")
+                found[name] = await self._unseal(namespace, name, token, "", "")
         values = {n: o.values if o is not None else None for n, o in found.items()}
         files = payload.build(_without(known.content, gone), values)
         emptied = gone - known.gone
@@ -121,6 +127,11 @@ class Publisher:
         known.etags = {n: o.etag if o is not None else None for n, o in found.items()}
         known.gone = gone
         self._volumes[request.target] = known
+        for name in emptied:
+            if known.reports(name):
+                # The kubelet's next look may come too late to be counted; it says so again, lest this one was lost.
+                with suppress(KeyshredError):
+                    await self._unseal(namespace, name, token, "", _name(request))
 
     def _write(self, request: Request, known: _Volume, files: dict[str, payload.File], emptied: bool) -> None:
         if not mounts.is_mounted(request.target):
@@ -176,6 +187,11 @@ def _without(content: Content, gone: set[str]) -> Content:
         sources = tuple(Source(s.secret, (), True) if s.secret in gone else s for s in content.sources)
         return replace(content, sources=sources)
     return volumes.Variables(tuple(v for v in content.values if v.secret not in gone))
+
+
+def _name(request: Request) -> str:
+    """The volume's, in the pod (Kubernetes, pkg/volume/csi/csi_mounter.go, getTargetPath)."""
+    return request.target.parent.name
 
 
 def _token(request: Request) -> str:

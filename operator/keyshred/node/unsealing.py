@@ -20,6 +20,7 @@ from keyshred.errors import (
     NotFound,
     NotReady,
 )
+from keyshred.names import HEADER_CLEARED
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
 _ATTEMPTS: Final = 3
@@ -53,8 +54,8 @@ class Unsealing:
         """Ends all connections."""
         await self._http.close()
 
-    async def unseal(self, namespace: str, name: str, token: str, etag: str = "") -> Opened:
-        """The values, or that they are unchanged since `etag`.
+    async def unseal(self, namespace: str, name: str, token: str, etag: str = "", cleared: str = "") -> Opened:
+        """The values, or that they are unchanged since `etag`. `cleared`: the pod's volume that held them, emptied.
 
         Raises NotFound, KeyGone (destroyed), KeyNotUsable (not authorised, suspended or pending), NotAuthenticated,
         CannotOpen (damaged), or NotReady where nobody answers in time.
@@ -63,14 +64,15 @@ class Unsealing:
             if attempt:
                 await asyncio.sleep(_PAUSE * attempt)
             try:
-                return await self._ask(namespace, name, token, etag)
+                return await self._ask(namespace, name, token, etag, cleared)
             except NotReady:
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise AssertionError
 
-    async def _ask(self, namespace: str, name: str, token: str, etag: str) -> Opened:
+    async def _ask(self, namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
         headers = {"Authorization": f"Bearer {token}"} | ({"If-None-Match": etag} if etag else {})
+        headers |= {HEADER_CLEARED: cleared} if cleared else {}
         url = f"{self._url}/v1/namespaces/{namespace}/secrets/{name}/unseal"
         try:
             async with self._http.post(url, headers=headers, ssl=self._context(), allow_redirects=False) as answer:

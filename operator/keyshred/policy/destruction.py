@@ -14,6 +14,7 @@ from keyshred.hsm.interface import KeyRef, TokenStatus
 from keyshred.names import KeyState
 from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import Dependents
+from keyshred.policy.residual import Residual
 from keyshred.policy.resources import Object
 from keyshred.times import rfc3339, stamp
 
@@ -35,6 +36,7 @@ class Step(StrEnum):
     DESTROY = "Destroy"
     VERIFY = "Verify"
     REPEAT_SEARCH = "RepeatSearch"
+    COUNT_RESIDUAL = "CountResidual"
     DONE = "Done"
 
 
@@ -53,7 +55,9 @@ def next_step(status: RecordStatus) -> Step:
     actions = [t["action"] for t in status.get("transitions") or ()]
     since = actions[max((i for i, a in enumerate(actions) if a in _BEGINNINGS), default=0) :]
     if state == KeyState.DESTROYED:
-        return Step.DONE if Action.SEARCH_REPEATED in since else Step.REPEAT_SEARCH
+        if Action.SEARCH_REPEATED not in since:
+            return Step.REPEAT_SEARCH
+        return Step.DONE if Action.RESIDUAL_COUNTED in since else Step.COUNT_RESIDUAL
     if Action.DESTRUCTION_SCHEDULED in since:
         return Step.WAIT
     if Action.OBJECTS_DESTROYED in since:
@@ -66,8 +70,8 @@ def has_begun(status: RecordStatus) -> bool:
     return next_step(status) not in (Step.START, Step.WAIT)
 
 
-def repeat_search_at(status: RecordStatus, after: float) -> datetime:
-    """When the search of a Destroyed key is repeated; `after` in seconds."""
+def moment_after(status: RecordStatus, after: float) -> datetime:
+    """The moment `after` seconds after the key was Destroyed."""
     return datetime.fromisoformat(status["evidence"]["destroyedAt"]) + timedelta(seconds=after)
 
 
@@ -194,8 +198,11 @@ def objects_destroyed(count: int, resumed: bool) -> tuple[Json, str]:
     return {"evidence": evidence}, f"objects destroyed: {count}"
 
 
-def destroyed(status: RecordStatus, now: datetime) -> Json:
-    """Changes for Destroyed: everything was looked for again, and nothing was found."""
+def destroyed(status: RecordStatus, residual: Residual | None, now: datetime) -> Json:
+    """Changes for Destroyed: everything was looked for again, and nothing was found.
+
+    `residual`: what pods held by then, before anything of it can have been cleared; None: not known.
+    """
     outcome = Outcome(status["evidence"]["outcome"])
     after: Json = {"passed": True, "time": stamp(now), "keyFound": False, "tokenFound": True}
     if any(v.get("canary") for v in status.get("versions") or ()):
@@ -213,6 +220,8 @@ def destroyed(status: RecordStatus, now: datetime) -> Json:
         "rootKeyUID": "",
         "evidence": {"destroyedAt": stamp(now), "controls": {"after": after}},
     }
+    if residual is not None:
+        changes["evidence"]["residual"] = residual.fields()
     if outcome is Outcome.PERFORMED:
         changes["versions"] = [dict(v) | {"destroyedAt": stamp(now)} for v in status.get("versions") or ()]
     return changes
@@ -228,6 +237,11 @@ def search_repeated(status: RecordStatus, found: int, now: datetime) -> Json:
             "objects there"
         )
     return changes
+
+
+def residual_counted(residual: Residual) -> Json:
+    """Changes for ResidualCounted."""
+    return {"evidence": {"residual": residual.fields()}}
 
 
 def token_fields(token: TokenStatus) -> Json:

@@ -55,6 +55,8 @@ class Action(StrEnum):
     """After: nothing is found and no canary opens any more."""
     SEARCH_REPEATED = "SearchRepeated"
     """After: what the second search found."""
+    RESIDUAL_COUNTED = "ResidualCounted"
+    """After: what running pods held of the key's Secrets by then."""
 
 
 class Entry(TypedDict, total=False):
@@ -73,6 +75,7 @@ _DESTRUCTION: Final = frozenset(
         Action.OBJECTS_DESTROYED,
         Action.DESTROYED,
         Action.SEARCH_REPEATED,
+        Action.RESIDUAL_COUNTED,
     }
 )
 _DELETES: Final = frozenset({Action.DELETE_ADMITTED, Action.DESTRUCTION_SCHEDULED, Action.RESTORED})

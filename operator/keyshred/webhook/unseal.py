@@ -13,14 +13,24 @@ from aiohttp import web
 
 from keyshred.envelope.context import Context
 from keyshred.envelope.format import Envelope, looks_sealed, parse
-from keyshred.errors import CannotOpen, KeyMissing, KeyshredError, KubeUnavailable, NotAllowed, NotFound, Refused
+from keyshred.errors import (
+    CannotOpen,
+    KeyGone,
+    KeyMissing,
+    KeyshredError,
+    KubeUnavailable,
+    NotAllowed,
+    NotFound,
+    Refused,
+)
 from keyshred.kube.client import Json, Kube, path
 from keyshred.kube.events import Events
-from keyshred.names import ANNOTATION_ENVELOPE, WEBHOOK_SERVICE_ACCOUNT
+from keyshred.names import ANNOTATION_ENVELOPE, HEADER_CLEARED, WEBHOOK_SERVICE_ACCOUNT
 from keyshred.observe import audit, metrics
 from keyshred.observe.process import where
 from keyshred.policy.authorizations import Caller, may_unseal
 from keyshred.policy.pods import living, referred_secrets
+from keyshred.policy.residual import has_files
 from keyshred.policy.resources import SecretMeta
 from keyshred.policy.secrets import decode_data
 from keyshred.times import utc_now
@@ -45,6 +55,8 @@ class _Call:
     identity: Identity | None = None
     envelope: Envelope | None = None
     verdict: str = ""
+    pod: Json | None = None
+    """The calling pod, if it refers to the Secret."""
 
 
 @dataclass(slots=True)
@@ -71,7 +83,10 @@ class Unsealing:
         except KeyshredError as error:
             call.verdict = error.verdict if isinstance(error, NotAllowed) else type(error).__name__
             response = from_error(error)
-            self.refusals.note(call.identity, call.namespace, call.name, response.status, str(error))
+            if isinstance(error, KeyGone) and (volume := request.headers.get(HEADER_CLEARED)):
+                self._note_cleared(call, volume)
+            else:
+                self.refusals.note(call.identity, call.namespace, call.name, response.status, str(error))
         except Exception as error:
             log.error("unseal failed: %s", where(error))
             call.verdict = "InternalError"
@@ -79,6 +94,11 @@ class Unsealing:
         _audit(call, response.status)
         metrics.unsealed(response.status, time.perf_counter() - started)
         return response
+
+    def _note_cleared(self, call: _Call, volume: str) -> None:
+        """What the pod claims of a volume that it has; it was told why when it was refused without that claim."""
+        if call.identity and call.envelope and call.pod and has_files(call.pod, volume, call.name):
+            self.refusals.note_cleared(call.identity, call.name, volume, call.envelope.key_id)
 
     async def _answer(self, call: _Call, request: web.Request) -> web.Response:
         _check_names(call)
@@ -138,7 +158,10 @@ class Unsealing:
             return False
         except Refused as error:
             raise KubeUnavailable("keyshred may not read pods in this namespace yet: try again") from error
-        return living(pod, identity.pod_uid) and call.name in referred_secrets(pod)
+        if not living(pod, identity.pod_uid) or call.name not in referred_secrets(pod):
+            return False
+        call.pod = pod
+        return True
 
     async def _secret(self, call: _Call) -> Json:
         try:

@@ -26,9 +26,13 @@ class Secrets:
     stored: dict[str, dict[str, bytes] | KeyshredError] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    cleared: list[tuple[str, str]] = field(default_factory=list)
+    """Secret, and the volume that was said to be cleared of it."""
 
-    async def unseal(self, namespace: str, name: str, token: str, etag: str) -> Opened:
+    async def unseal(self, namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
         self.asked.append((name, etag))
+        if cleared:
+            self.cleared.append((name, cleared))
         self.tokens.add(token)
         found = self.stored.get(name, NotFound(f"Secret {name} in namespace {namespace}: not found"))
         if isinstance(found, KeyshredError):
@@ -150,11 +154,46 @@ async def test_destroyed_files_are_emptied_and_vanish_and_others_stay(volume: Vo
     assert volume.files == {"c": b"three"}
 
 
+async def test_what_was_cleared_is_said_at_once_and_at_each_later_look(volume: Volume, secrets: Secrets) -> None:
+    await volume.publish(Source("app"), Source("db"))
+    secrets.stored["app"] = KeyGone("destroyed")
+    for said in range(1, 4):
+        await volume.publish(Source("app"), Source("db"))
+        assert secrets.cleared == [("app", "v")] * said
+
+
+async def test_it_is_said_after_the_files_are_gone_and_nobody_need_hear_it(volume: Volume, secrets: Secrets) -> None:
+    await volume.publish(Source("app"))
+    secrets.stored["app"] = KeyGone("destroyed")
+    files: list[dict[str, bytes]] = []
+
+    async def listening(namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
+        if cleared:
+            files.append(volume.files)
+            raise NotReady("nobody answers")
+        return await secrets.unseal(namespace, name, token, etag, cleared)
+
+    volume.publisher = Publisher(listening, volume.publisher._pods.parent)
+    await volume.publish(Source("app"))
+    assert files == [{}]
+
+
+async def test_of_variables_nothing_is_said(volume: Volume, secrets: Secrets) -> None:
+    """The container's own copies of them are still there."""
+    wanted = Variables((Variable("app", "a"),))
+    await volume.publisher.publish(volume.request(wanted))
+    secrets.stored["app"] = KeyGone("destroyed")
+    for _ in range(2):
+        await volume.publisher.publish(volume.request(wanted))
+    assert secrets.cleared == [] and not (volume.target / "app").exists()
+
+
 async def test_a_pod_that_comes_after_the_destruction_waits(volume: Volume, secrets: Secrets) -> None:
     secrets.stored["app"] = KeyGone("destroyed")
     with pytest.raises(KeyGone):
         await volume.publish(Source("app"))
     assert not mounts.is_mounted(volume.target)
+    assert secrets.cleared == []
 
 
 async def test_a_plugin_that_starts_anew_takes_over(volume: Volume, secrets: Secrets, tmp_path: Path) -> None:

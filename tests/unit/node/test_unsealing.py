@@ -21,10 +21,12 @@ class Server:
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.asked: list[tuple[str, str, str]] = []
+        self.cleared: list[str | None] = []
 
     async def handle(self, request: web.Request) -> web.Response:
         headers = request.headers
         self.asked.append((request.path, headers.get("Authorization", ""), headers.get("If-None-Match", "")))
+        self.cleared.append(headers.get("Keyshred-Cleared"))
         status, sent, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return web.Response(status=status, headers=sent, body=body)
 
@@ -85,6 +87,15 @@ async def test_refusals_are_not_asked_twice(
         await client.unseal("ns", "app", "t")
     assert error is CannotOpen or str(raised.value) == "Secret app in namespace ns: the reason"
     assert len(server.asked) == 1
+
+
+async def test_what_was_cleared_is_said_with_the_call(client: Unsealing, server: Server) -> None:
+    server.answers = [(503, {}, problem("busy")), (410, {}, problem("destroyed"))]
+    with pytest.raises(KeyGone):
+        await client.unseal("ns", "app", "t", cleared="config")
+    with pytest.raises(KeyGone):
+        await client.unseal("ns", "app", "t")
+    assert server.cleared == ["config", "config", None]
 
 
 async def test_what_passes_is_tried_again(client: Unsealing, server: Server) -> None:

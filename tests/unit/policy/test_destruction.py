@@ -14,6 +14,7 @@ from keyshred.policy.destruction import Step, next_step
 from keyshred.policy.ledger import Action
 from keyshred.policy.lifecycle import Dependents
 from keyshred.policy.merge import merged
+from keyshred.policy.residual import Residual
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY_ID = UUID("7f1d1c52-9a7c-4a4f-9d55-0a6a2b1f7d11")
@@ -47,7 +48,8 @@ def status(state: str, *actions: Action, **more: Any) -> dict[str, Any]:
         # Only what came since the last start counts.
         ("PendingDestruction", [*STEPS, Action.DESTRUCTION_STARTED], Step.CONTROL),
         ("Destroyed", [*STEPS, Action.DESTROYED], Step.REPEAT_SEARCH),
-        ("Destroyed", [*STEPS, Action.DESTROYED, Action.SEARCH_REPEATED], Step.DONE),
+        ("Destroyed", [*STEPS, Action.DESTROYED, Action.SEARCH_REPEATED], Step.COUNT_RESIDUAL),
+        ("Destroyed", [*STEPS, Action.DESTROYED, Action.SEARCH_REPEATED, Action.RESIDUAL_COUNTED], Step.DONE),
     ],
 )
 def test_next_step(state: str, actions: list[Action], step: Step) -> None:
@@ -148,7 +150,8 @@ def test_the_record_claims_what_was_seen(software: bool, present: bool) -> None:
     found = [KeyRef(KEY_ID, 1)] if present else []
     before = merged(record()["status"], started())
     before = merged(before, destruction.control_passed(token, found, present, NOW))
-    after = merged(before, destruction.destroyed(before, NOW))
+    after = merged(before, destruction.destroyed(before, None, NOW))
+    assert "residual" not in after["evidence"]
     evidence = after["evidence"]
     assert evidence["outcome"] == ("performed" if present else "absenceObserved")
     assert evidence["class"] == ("software-logical" if software else "hsm-reported")
@@ -170,9 +173,20 @@ def test_a_count_after_an_interruption_is_not_claimed() -> None:
     assert destruction.objects_destroyed(0, resumed=True)[0] == {}
 
 
-def test_the_search_is_repeated_counting_from_the_destruction() -> None:
+def test_what_comes_later_counts_from_the_destruction() -> None:
     done = {"evidence": {"destroyedAt": "2026-03-01T12:00:00.000000Z"}}
-    assert destruction.repeat_search_at(done, 60) == NOW + timedelta(seconds=60)
+    assert destruction.moment_after(done, 60) == NOW + timedelta(seconds=60)
+
+
+def test_what_pods_hold_is_recorded_at_once_and_again() -> None:
+    before = merged(record()["status"], started())
+    before = merged(before, destruction.control_passed(TOKEN, [KeyRef(KEY_ID, 1)], True, NOW))
+    first = merged(before, destruction.destroyed(before, Residual(environments=2, unreached=5), NOW))
+    assert first["evidence"]["residual"] == {"podsWithEnvironment": 2, "volumesCleared": 0, "volumesUnreached": 5}
+    later = merged(first, destruction.residual_counted(Residual(environments=1, cleared=4, unreached=1)))
+    assert later["evidence"] == first["evidence"] | {
+        "residual": {"podsWithEnvironment": 1, "volumesCleared": 4, "volumesUnreached": 1}
+    }
 
 
 def test_a_key_that_came_back_is_told() -> None:
