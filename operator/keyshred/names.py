@@ -42,6 +42,8 @@ AUDIENCE: Final = GROUP
 """Audience of the ServiceAccount tokens that may call unseal."""
 HEADER_CLEARED: Final = "Keyshred-Cleared"
 """Of an unseal call: the volume of the calling pod that the Secret's files were emptied and removed from."""
+HEADER_KEY_ID: Final = "Keyshred-Key-ID"
+"""Of its answer: the key that the values are sealed under."""
 
 READER_CLUSTER_ROLE: Final = f"{GROUP}:secret-reader"
 """ClusterRole that the controller binds in sealing namespaces, and nowhere else."""

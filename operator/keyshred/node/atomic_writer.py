@@ -9,6 +9,7 @@ hand: nothing here follows its links out of the volume, waits for its pipes or r
 """
 
 import contextlib
+import errno
 import logging
 import os
 import posixpath
@@ -17,7 +18,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +44,20 @@ _MAX_NAME: Final = 255
 _MAX_PATH: Final = 4096
 
 
-def write(directory: Path, payload: Mapping[str, File], gid: int | None) -> bool:
+def is_written(directory: Path) -> bool:
+    """Whether the volume shows what a call of `write` made of it."""
+    with _opened(directory) as volume:
+        return _current(volume) is not None
+
+
+def write(directory: Path, payload: Mapping[str, File], gid: int | None, nested: Iterable[str] = ()) -> bool:
     """Makes the volume hold exactly this payload. `gid`: the fsGroup. Whether its files changed.
 
+    `nested`: directories that containers have other volumes mounted on; they hide what the payload has there.
     Raises Malformed for paths that leave the volume or exclude each other; nothing is written then.
     """
     files = _checked(payload)
+    folders = _checked_nested(nested)
     with _opened(directory) as volume:
         current = _current(volume)
         _remove_leftovers(volume, current)
@@ -66,42 +75,59 @@ def write(directory: Path, payload: Mapping[str, File], gid: int | None) -> bool
             except OSError:
                 _remove_leftovers(volume, current)
                 raise
+        # Before the links, as the kubelet has it (k8s pkg/volume/util/nested_volumes.go).
+        for folder in folders:
+            _make_folders(volume, folder.split("/"), gid)
         _show(volume, {path.split("/")[0] for path in files}, gid)
         if changed and current is not None:
             shutil.rmtree(current, dir_fd=volume)
         return changed
 
 
-def empty(directory: Path, keep: Mapping[str, File]) -> None:
+def empty(directory: Path, keep: Mapping[str, File], also_former: Set[str] = frozenset()) -> None:
     """Empties, in place, every file that `keep` has not under the same path with the same data.
 
     For values that must go now: a container that mounted a file by subPath keeps its inode whatever replaces the file.
+    What such mounts still have of earlier updates of what is kept stays, but for files of the Secrets `also_former`.
     Raises Malformed as `write` does.
     """
     keep = _checked(keep)
+
+    def stays(path: str, name: str, parent: int | None) -> bool:
+        return path in keep and _has(name, parent, keep[path].data)
+
+    def stays_mounted(path: str, name: str) -> bool:
+        return path in keep and (keep[path].secret not in also_former or _has(name, None, keep[path].data))
+
+    _empty(directory, stays, stays_mounted)
+
+
+def empty_paths(directory: Path, paths: Set[str]) -> None:
+    """Empties, in place, the files of these paths, of now and of earlier updates. The others stay, and so do names."""
+    doomed = {_checked_path(path) for path in paths}
+    _empty(directory, lambda path, name, parent: path not in doomed, lambda path, name: path not in doomed)
+
+
+def _empty(directory: Path, stays: Callable[[str, str, int], bool], stays_mounted: Callable[[str, str], bool]) -> None:
     with _opened(directory) as volume:
         for generation in _generations(volume):
             with _opened(generation, volume) as inside:
                 for path, name, parent in _walk(inside):
-                    if path not in keep or not _has(name, parent, keep[path].data):
+                    if not stays(path, name, parent):
                         _truncate(name, parent)
-    # Inodes of earlier updates, which only those mounts still have. An old value of what is kept is not ours to take.
+    # Inodes of earlier updates, which only those mounts still have.
     for mounted, inner in mounts.bound_from(directory).items():
         generation, _, path = inner.partition("/")
-        if GENERATION.fullmatch(generation) and path and path not in keep:
-            try:
+        if not GENERATION.fullmatch(generation) or not path:
+            continue
+        try:
+            if not stays_mounted(path, str(mounted)):
                 _truncate(str(mounted), None)
-            except (FileNotFoundError, IsADirectoryError):
-                pass
-            except OSError as error:
-                # The other files must go all the same.
-                log.error("a value stays readable at %s until its pod ends: %s", mounted, error.strerror)
-
-
-def clear(directory: Path, gid: int | None = None) -> None:
-    """Empties every file in place, then removes it: the volume then holds an empty payload."""
-    empty(directory, {})
-    write(directory, {}, gid)
+        except (FileNotFoundError, IsADirectoryError):
+            pass
+        except OSError as error:
+            # The other files must go all the same.
+            log.error("a value stays readable at %s until its pod ends: %s", mounted, error.strerror)
 
 
 def _checked(payload: Mapping[str, File]) -> dict[str, File]:
@@ -113,6 +139,13 @@ def _checked(payload: Mapping[str, File]) -> dict[str, File]:
         if any(str(parent) in files for parent in Path(path).parents):
             raise Malformed(f"the path {path} is below that of another file of the volume")
     return files
+
+
+def _checked_nested(nested: Iterable[str]) -> list[str]:
+    try:
+        return [_checked_path(path) for path in nested]
+    except ValueError:
+        raise Malformed("a directory for another volume is not one inside the volume") from None
 
 
 def _checked_path(path: str) -> str:
@@ -197,16 +230,32 @@ def _write_files(generation: int, files: Mapping[str, File], gid: int | None) ->
     for path, file in files.items():
         *folders, name = path.split("/")
         with contextlib.ExitStack() as stack:
-            parent = generation
-            for folder in folders:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder, 0o700, dir_fd=parent)
-                parent = stack.enter_context(_opened(folder, parent))
-                _own_directory(parent, gid, _DIRECTORY_MODE)
+            parent = _enter_folders(stack, generation, folders, gid)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as opened:
                 _write_all(opened.fileno(), file.data)
                 _own(opened.fileno(), gid, _mode(file, gid))
+
+
+def _make_folders(volume: int, folders: list[str], gid: int | None) -> None:
+    try:
+        with contextlib.ExitStack() as stack:
+            _enter_folders(stack, volume, folders, gid)
+    except OSError as error:
+        # A link of the pod's, for one, which leads anywhere.
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise Malformed(f"no directory can be made for the volume below at {'/'.join(folders)}") from None
+
+
+def _enter_folders(stack: contextlib.ExitStack, parent: int, folders: list[str], gid: int | None) -> int:
+    """Makes folders in each other where they are not there; the descriptor of the last."""
+    for folder in folders:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700, dir_fd=parent)
+        parent = stack.enter_context(_opened(folder, parent))
+        _own_directory(parent, gid, _DIRECTORY_MODE)
+    return parent
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -247,7 +296,7 @@ def _show(volume: int, names: set[str], gid: int | None) -> None:
             os.unlink(name, dir_fd=volume)
 
 
-def _has(name: str, parent: int, data: bytes) -> bool:
+def _has(name: str, parent: int | None, data: bytes) -> bool:
     with open(_open_file(name, parent, os.O_RDONLY), "rb") as file:
         return os.fstat(file.fileno()).st_size == len(data) and file.read(len(data)) == data
 

@@ -10,6 +10,7 @@ import grpc
 
 from keyshred.config import NodeSettings
 from keyshred.errors import ConfigInvalid, NotReady
+from keyshred.node.holdings import Holdings
 from keyshred.node.publishing import Publisher
 from keyshred.node.services import Node, Registration
 from keyshred.node.unsealing import Unsealing
@@ -40,7 +41,9 @@ async def _run(settings: NodeSettings) -> None:
     endpoint = kubelet / "plugins" / DRIVER / "csi.sock"
     door = kubelet / "plugins_registry" / f"{DRIVER}-reg.sock"
     unsealing, registration = Unsealing(settings.url, Path(settings.ca)), Registration(endpoint)
-    publisher = Publisher(unsealing.unseal, kubelet)
+    holdings = Holdings(endpoint.parent / "volumes")
+    holdings.sweep()
+    publisher = Publisher(unsealing, kubelet, holdings)
     metrics.NODE_VOLUMES.set_function(lambda: publisher.published)
 
     async def numbers() -> bytes:

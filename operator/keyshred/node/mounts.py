@@ -24,6 +24,7 @@ _UMOUNT_NOFOLLOW: Final = 0x8
 _DELETED: Final = "//deleted"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _READS: Final = 10
+_PAGE: Final = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +44,8 @@ def mount(target: Path, size: int) -> None:
     target.mkdir(0o750, parents=True, exist_ok=True)
     if is_mounted(target):
         return
-    options = f"size={size},mode={ROOT_MODE:o}"
+    # Inodes are of memory, too, and an empty file takes no page of `size`.
+    options = f"size={size},nr_inodes={size // _PAGE},mode={ROOT_MODE:o}"
     try:
         _mount(target, f"{options},noswap")
     except OSError as error:

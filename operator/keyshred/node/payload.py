@@ -21,6 +21,8 @@ class File:
 
     data: bytes = field(repr=False)
     mode: int
+    secret: str = field(default="", compare=False)
+    """Whose value it is."""
 
 
 def build(content: Content, values: Values) -> dict[str, File]:
@@ -33,7 +35,7 @@ def build(content: Content, values: Values) -> dict[str, File]:
         for source in content.sources:
             files |= _files(source, values.get(source.secret), content.default_mode)
         return files
-    return {v.path: File(_variable(v, values.get(v.secret)), MODE_OF_VARIABLES) for v in content.values}
+    return {v.path: File(_variable(v, values.get(v.secret)), MODE_OF_VARIABLES, v.secret) for v in content.values}
 
 
 def _files(source: Source, values: Mapping[str, bytes] | None, default_mode: int) -> dict[str, File]:
@@ -43,11 +45,12 @@ def _files(source: Source, values: Mapping[str, bytes] | None, default_mode: int
         return {}
     # An empty list is as none to the kubelet.
     if not source.items:
-        return {key: File(value, default_mode) for key, value in values.items()}
+        return {key: File(value, default_mode, source.secret) for key, value in values.items()}
     files = {}
     for item in source.items:
         if item.key in values:
-            files[item.path] = File(values[item.key], default_mode if item.mode is None else item.mode)
+            mode = default_mode if item.mode is None else item.mode
+            files[item.path] = File(values[item.key], mode, source.secret)
         elif not source.optional:
             raise _missing(source.secret, item.key)
     return files

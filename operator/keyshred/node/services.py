@@ -1,5 +1,6 @@
 """What the kubelet calls: registration, and Identity and Node of the Container Storage Interface."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -129,6 +130,9 @@ def _unary(method: Method, request: Any, response: Any) -> "grpc.RpcMethodHandle
             metrics.node_call(name, metrics.outcome(error))
             # The kubelet puts it in an Event on the pod.
             await context.abort(_code(error), str(error))
+        except asyncio.CancelledError:
+            metrics.node_call(name, "cancelled")
+            raise
         except Exception as error:
             metrics.node_call(name, metrics.outcome(error))
             # Its text could quote a value or a token.

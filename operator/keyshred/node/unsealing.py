@@ -20,7 +20,7 @@ from keyshred.errors import (
     NotFound,
     NotReady,
 )
-from keyshred.names import HEADER_CLEARED
+from keyshred.names import HEADER_CLEARED, HEADER_KEY_ID
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, connect=5)
 _ATTEMPTS: Final = 3
@@ -36,6 +36,8 @@ class Opened:
 
     etag: str
     values: Mapping[str, bytes] | None = field(repr=False)
+    key_id: str = ""
+    """The key that they are sealed under; empty: they are not sealed."""
 
 
 class Unsealing:
@@ -60,26 +62,54 @@ class Unsealing:
         Raises NotFound, KeyGone (destroyed), KeyNotUsable (not authorised, suspended or pending), NotAuthenticated,
         CannotOpen (damaged), or NotReady where nobody answers in time.
         """
+        headers = ({"If-None-Match": etag} if etag else {}) | ({HEADER_CLEARED: cleared} if cleared else {})
+        answer = await self._patiently(
+            "POST",
+            f"/v1/namespaces/{namespace}/secrets/{name}/unseal",
+            token,
+            headers,
+            f"Secret {name} in namespace {namespace}",
+        )
+        if answer.status == 304:
+            return Opened(answer.etag, None, answer.key_id)
+        try:
+            values = {k: b64decode(v, validate=True) for k, v in orjson.loads(answer.body)["data"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise NotReady("keyshred's webhook answered what cannot be read: try again") from None
+        return Opened(answer.etag, values, answer.key_id)
+
+    async def is_destroyed(self, key_id: str, token: str) -> bool:
+        """Whether that key is. Raises NotAuthenticated, or NotReady where nobody answers in time."""
+        try:
+            await self._patiently("GET", f"/v1/keys/{key_id}", token, {}, f"key {key_id}")
+        except KeyGone:
+            return True
+        return False
+
+    async def _patiently(self, method: str, path: str, token: str, headers: Mapping[str, str], what: str) -> "_Answer":
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_PAUSE * attempt)
             try:
-                return await self._ask(namespace, name, token, etag, cleared)
+                answer = await self._ask(method, path, {**headers, "Authorization": f"Bearer {token}"})
+                answer.check(what)
             except NotReady:
                 if attempt == _ATTEMPTS - 1:
                     raise
+            else:
+                return answer
         raise AssertionError
 
-    async def _ask(self, namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
-        headers = {"Authorization": f"Bearer {token}"} | ({"If-None-Match": etag} if etag else {})
-        headers |= {HEADER_CLEARED: cleared} if cleared else {}
-        url = f"{self._url}/v1/namespaces/{namespace}/secrets/{name}/unseal"
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> "_Answer":
         try:
-            async with self._http.post(url, headers=headers, ssl=self._context(), allow_redirects=False) as answer:
+            async with self._http.request(
+                method, self._url + path, headers=headers, ssl=self._context(), allow_redirects=False
+            ) as answer:
                 body = await answer.content.read(_MAX_BODY + 1)
                 while len(body) <= _MAX_BODY and (more := await answer.content.read(_MAX_BODY + 1)):
                     body += more
-                return _read(answer.status, answer.headers.get("ETag", ""), body, namespace, name)
+                etag, key_id = answer.headers.get("ETag", ""), answer.headers.get(HEADER_KEY_ID, "")
+                return _Answer(answer.status, etag, key_id, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Its text could quote the request.
             raise NotReady(f"keyshred's webhook does not answer ({type(error).__name__}): try again") from None
@@ -95,19 +125,23 @@ class Unsealing:
         return self._tls
 
 
-def _read(status: int, etag: str, body: bytes, namespace: str, name: str) -> Opened:
-    if status == 304:
-        return Opened(etag, None)
-    if status == 200 and len(body) <= _MAX_BODY:
-        try:
-            return Opened(etag, {k: b64decode(v, validate=True) for k, v in orjson.loads(body)["data"].items()})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise NotReady("keyshred's webhook answered what cannot be read: try again") from None
-    raise _error(status, body, f"Secret {name} in namespace {namespace}")
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Of the webhook."""
+
+    status: int
+    etag: str
+    key_id: str
+    body: bytes = field(repr=False)
+
+    def check(self, what: str) -> None:
+        """Raises the error that the answer stands for."""
+        if self.status not in (200, 204, 304) or len(self.body) > _MAX_BODY:
+            raise _error(self.status, self.body, what)
 
 
-def _error(status: int, body: bytes, secret: str) -> KeyshredError:
-    reason = f"{secret}: {_detail(body)}"
+def _error(status: int, body: bytes, what: str) -> KeyshredError:
+    reason = f"{what}: {_detail(body)}"
     match status:
         case 401:
             return NotAuthenticated(reason)

@@ -14,6 +14,7 @@ from keyshred.observe import metrics
 from keyshred.observe.process import where
 from keyshred.webhook import review
 from keyshred.webhook.guard import Guard
+from keyshred.webhook.key_states import KeyStates
 from keyshred.webhook.namespaces import NamespaceAdmission
 from keyshred.webhook.pods import PodAdmission
 from keyshred.webhook.problems import from_error, problem
@@ -39,6 +40,7 @@ class Parts:
     namespaces: NamespaceAdmission
     pods: PodAdmission
     unsealing: Unsealing
+    key_states: KeyStates
 
 
 def application(settings: WebhookSettings, parts: Parts) -> web.Application:
@@ -55,6 +57,7 @@ def application(settings: WebhookSettings, parts: Parts) -> web.Application:
     ):
         app.router.add_post(f"/admission/{route}", _admission(settings, route, decide))
     app.router.add_post("/v1/namespaces/{namespace}/secrets/{name}/unseal", parts.unsealing.handle)
+    app.router.add_get("/v1/keys/{key_id}", parts.key_states.handle)
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz(parts))
     return app

@@ -25,7 +25,7 @@ from keyshred.errors import (
 )
 from keyshred.kube.client import Json, Kube, path
 from keyshred.kube.events import Events
-from keyshred.names import ANNOTATION_ENVELOPE, HEADER_CLEARED, WEBHOOK_SERVICE_ACCOUNT
+from keyshred.names import ANNOTATION_ENVELOPE, HEADER_CLEARED, HEADER_KEY_ID, WEBHOOK_SERVICE_ACCOUNT
 from keyshred.observe import audit, metrics
 from keyshred.observe.process import where
 from keyshred.policy.authorizations import Caller, may_unseal
@@ -113,8 +113,9 @@ class Unsealing:
         policy = await self.snapshot.policy()
         served = may_unseal(policy, call.namespace, meta, key_id, caller, utc_now())
         etag = _etag(secret, key_id)
+        headers = {"ETag": etag, "Cache-Control": "no-store"} | ({HEADER_KEY_ID: str(key_id)} if key_id else {})
         if etag in request.headers.get("If-None-Match", ""):
-            return web.Response(status=304, headers={"ETag": etag, "Cache-Control": "no-store"})
+            return web.Response(status=304, headers=headers)
         if envelope is not None:
             try:
                 keys = await self.keys.unlock(envelope, policy.root_key(envelope.key_id))
@@ -128,9 +129,7 @@ class Unsealing:
             served = may_unseal(self.snapshot.current(), call.namespace, meta, key_id, caller, utc_now())
         self.last_unseals.note(served, utc_now())
         body = orjson.dumps({"data": {k: b64encode(v).decode() for k, v in data.items()}})
-        return web.Response(
-            body=body, content_type="application/json", headers={"ETag": etag, "Cache-Control": "no-store"}
-        )
+        return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def _caller_and_secret(self, identity: Identity, call: _Call) -> tuple[Caller, Json]:
         """Who has no rights here gets NotAllowed, and does not learn what there is."""

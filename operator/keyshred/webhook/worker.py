@@ -22,6 +22,7 @@ from keyshred.policy.guards import Floors
 from keyshred.webhook.board import Board
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
+from keyshred.webhook.key_states import KeyStates
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.namespaces import NamespaceAdmission
 from keyshred.webhook.pods import PodAdmission
@@ -68,7 +69,7 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
     snapshot = Snapshot(
         kube, settings.namespace, max_age=settings.policy_max_age, confirm_every=settings.policy_confirm_every
     )
-    keys = Keys(hsm, Wraps(kube))
+    keys, tokens = Keys(hsm, Wraps(kube)), Tokens(kube, settings.token_review_ttl)
 
     async def trial() -> None:
         check_expiry(settings)
@@ -88,7 +89,8 @@ async def _serve(settings: WebhookSettings, listener: socket.socket, board: Boar
         ),
         namespaces=NamespaceAdmission(snapshot),
         pods=PodAdmission(kube, snapshot, settings.pod_image, settings.pod_image_pull_policy),
-        unsealing=Unsealing(kube, snapshot, keys, Tokens(kube, settings.token_review_ttl)),
+        unsealing=Unsealing(kube, snapshot, keys, tokens),
+        key_states=KeyStates(snapshot, tokens),
     )
     runner = web.AppRunner(
         application(settings, parts),

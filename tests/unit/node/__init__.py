@@ -3,7 +3,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from keyshred.node.atomic_writer import GENERATION
+from keyshred.node.atomic_writer import GENERATION, empty, write
 from keyshred.node.payload import File
 
 CHOWN, DAC_OVERRIDE, SYS_ADMIN = 0, 1, 21
@@ -51,3 +51,9 @@ def states(volume: Path) -> dict[str, tuple[int, int, int]]:
     """Inode, mode and group of everything in it."""
     found = {str(p.relative_to(volume)): p.lstat() for p in [volume, *volume.rglob("*")]}
     return {path: (s.st_ino, s.st_mode, s.st_gid) for path, s in found.items()}
+
+
+def clear(volume: Path) -> None:
+    """As a driver does whose volume has nothing but files of a destroyed key."""
+    empty(volume, {})
+    write(volume, {}, None)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keyshred.node.atomic_writer import clear, empty, write
+from keyshred.node.atomic_writer import empty, write
 from keyshred.node.payload import File
-from tests.unit.node import DAC_OVERRIDE, A, B, check_scheme, may, shown, states
+from tests.unit.node import DAC_OVERRIDE, A, B, check_scheme, clear, may, shown, states
 
 as_root = pytest.mark.skipif(not may(DAC_OVERRIDE), reason="needs CAP_DAC_OVERRIDE, as the node plugin has it")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from keyshred.node import mounts
-from keyshred.node.atomic_writer import clear, empty, write
+from keyshred.node.atomic_writer import empty, empty_paths, write
 from keyshred.node.mounts import bound_from, is_mounted, mount, unmount
 from keyshred.node.payload import File
-from tests.unit.node import SYS_ADMIN, may
+from tests.unit.node import SYS_ADMIN, clear, may, shown
 
 SIZE = 1 << 20
 
@@ -131,7 +131,7 @@ def test_an_old_kernel_is_mounted_without_noswap_and_said_once(
         mount(target, SIZE)
         assert is_mounted(target)
         unmount(target)
-    assert asked == ["size=1048576,mode=1777,noswap", "size=1048576,mode=1777"] * 2
+    assert asked == [f"size=1048576,nr_inodes=256,mode=1777{more}" for more in (",noswap", "")] * 2
     assert [r.levelname for r in caplog.records] == ["WARNING"]
 
 
@@ -166,6 +166,39 @@ def test_a_subpath_becomes_empty_and_so_does_one_of_before_an_update(target: Pat
     clear(target)
     assert [p.read_bytes() for p in (first, now, other, kept)] == [b""] * 4
     assert set(os.listdir(target)) == {"..data", os.readlink(target / "..data")}
+
+
+@as_root
+def test_an_earlier_value_of_what_is_kept_goes_where_its_key_did(target: Path, tmp_path: Path) -> None:
+    mount(target, SIZE)
+    write(target, {"moved": File(b"old", 0o644, "app"), "same": File(b"old", 0o644, "db")}, None)
+    for name in ("moved", "same"):
+        bind(target / name, tmp_path / name)
+    now = {"moved": File(b"new", 0o644, "app"), "same": File(b"new", 0o644, "db")}
+    write(target, now, None)
+    bind(target / "moved", tmp_path / "moved now")
+    empty(target, now, also_former=frozenset({"app"}))
+    assert [(tmp_path / n).read_bytes() for n in ("moved", "same", "moved now")] == [b"", b"old", b"new"]
+    assert {p: f.data for p, f in shown(target).items()} == {"moved": b"new", "same": b"new"}
+
+
+@as_root
+def test_files_of_some_paths_are_emptied_and_others_stay(target: Path, tmp_path: Path) -> None:
+    mount(target, SIZE)
+    for value in (b"old", b"new"):
+        write(target, {"a": File(value, 0o400), "b/c": File(value, 0o644)}, None)
+        bind(target / "a", tmp_path / f"a {value.decode()}")
+    bind(target / "b" / "c", tmp_path / "c")
+    empty_paths(target, {"a"})
+    assert [(tmp_path / n).read_bytes() for n in ("a old", "a new", "c")] == [b"", b"", b"new"]
+    assert {p: f.data for p, f in shown(target).items()} == {"a": b"", "b/c": b"new"}
+
+
+@as_root
+def test_more_empty_files_than_there_is_room_for(target: Path) -> None:
+    mount(target, SIZE)
+    with pytest.raises(OSError, match="No space left"):
+        write(target, {str(n): File(b"", 0o644) for n in range(300)}, None)
 
 
 @as_root

@@ -1,8 +1,7 @@
 """Which calls a publish makes, and what stays when something is refused."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,80 +9,13 @@ import pytest
 
 from keyshred.errors import KeyGone, KeyNotUsable, KeyshredError, Malformed, NotFound, NotReady, Refused
 from keyshred.node import mounts, publishing
-from keyshred.node.publishing import TOKENS, Publisher, Request
+from keyshred.node.publishing import TOKENS
 from keyshred.node.unsealing import Opened
-from keyshred.policy.volumes import Content, Files, Item, Source, Variable, Variables, attributes
+from keyshred.policy.volumes import Files, Item, Source, Variable, Variables
 from tests.unit.node import SYS_ADMIN, may
+from tests.unit.node.publishing import UID, Secrets, Volume
 
 pytestmark = pytest.mark.skipif(not may(SYS_ADMIN), reason="mounting needs CAP_SYS_ADMIN")
-UID = "0f1e"
-
-
-@dataclass
-class Secrets:
-    """What the webhook would say, and how often it was asked."""
-
-    stored: dict[str, dict[str, bytes] | KeyshredError] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
-    cleared: list[tuple[str, str]] = field(default_factory=list)
-    """Secret, and the volume that was said to be cleared of it."""
-
-    async def unseal(self, namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
-        self.asked.append((name, etag))
-        if cleared:
-            self.cleared.append((name, cleared))
-        self.tokens.add(token)
-        found = self.stored.get(name, NotFound(f"Secret {name} in namespace {namespace}: not found"))
-        if isinstance(found, KeyshredError):
-            raise found
-        now = f'"{sorted(found.items())!r}"'
-        return Opened(now, None if etag == now else found)
-
-
-class Volume:
-    """One volume of a pod."""
-
-    def __init__(self, folder: Path, secrets: Secrets) -> None:
-        self.target = folder / "pods" / UID / "volumes" / "kubernetes.io~csi" / "v" / "mount"
-        self.target.parent.mkdir(parents=True)
-        self.secrets = secrets
-        self.publisher = Publisher(secrets.unseal, folder)
-
-    def request(self, content: Content, **changes: Any) -> Request:
-        context = {
-            "csi.storage.k8s.io/ephemeral": "true",
-            "csi.storage.k8s.io/pod.name": "p",
-            "csi.storage.k8s.io/pod.namespace": "ns",
-            "csi.storage.k8s.io/pod.uid": UID,
-        }
-        tokens = json.dumps({"keyshred.dev": {"token": "the-token"}})
-        return Request(
-            changes.get("target", self.target),
-            attributes(content) | context | changes.get("context", {}),
-            changes.get("secrets", {TOKENS: tokens}),
-            changes.get("group"),
-        )
-
-    async def publish(self, *sources: Source, **changes: Any) -> None:
-        await self.publisher.publish(self.request(Files(sources), **changes))
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        return {p.name: p.read_bytes() for p in self.target.iterdir() if not p.name.startswith("..")}
-
-
-@pytest.fixture
-def secrets() -> Secrets:
-    return Secrets({"app": {"a": b"one", "b": b"two"}, "db": {"c": b"three"}})
-
-
-@pytest.fixture
-async def volume(tmp_path: Path, secrets: Secrets) -> AsyncIterator[Volume]:
-    made = Volume(tmp_path, secrets)
-    yield made
-    await made.publisher.unpublish(made.target)
-    assert not made.target.exists()
 
 
 async def test_published_once_and_then_asked_about(volume: Volume, secrets: Secrets) -> None:
@@ -162,18 +94,21 @@ async def test_what_was_cleared_is_said_at_once_and_at_each_later_look(volume: V
         assert secrets.cleared == [("app", "v")] * said
 
 
-async def test_it_is_said_after_the_files_are_gone_and_nobody_need_hear_it(volume: Volume, secrets: Secrets) -> None:
+async def test_it_is_said_after_the_files_are_gone_and_nobody_need_hear_it(
+    volume: Volume, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await volume.publish(Source("app"))
     secrets.stored["app"] = KeyGone("destroyed")
     files: list[dict[str, bytes]] = []
+    unseal = secrets.unseal
 
-    async def listening(namespace: str, name: str, token: str, etag: str, cleared: str) -> Opened:
+    async def listening(namespace: str, name: str, token: str, etag: str = "", cleared: str = "") -> Opened:
         if cleared:
             files.append(volume.files)
             raise NotReady("nobody answers")
-        return await secrets.unseal(namespace, name, token, etag, cleared)
+        return await unseal(namespace, name, token, etag, cleared)
 
-    volume.publisher = Publisher(listening, volume.publisher._pods.parent)
+    monkeypatch.setattr(secrets, "unseal", listening)
     await volume.publish(Source("app"))
     assert files == [{}]
 
@@ -196,14 +131,14 @@ async def test_a_pod_that_comes_after_the_destruction_waits(volume: Volume, secr
     assert secrets.cleared == []
 
 
-async def test_a_plugin_that_starts_anew_takes_over(volume: Volume, secrets: Secrets, tmp_path: Path) -> None:
+async def test_a_plugin_that_starts_anew_takes_over(volume: Volume, secrets: Secrets) -> None:
     await volume.publish(Source("app"))
     before = volume.target.joinpath("..data").readlink()
-    volume.publisher = Publisher(secrets.unseal, tmp_path)
+    volume.start_anew()
     await volume.publish(Source("app"))
     assert volume.target.joinpath("..data").readlink() == before
     secrets.stored["app"] = KeyGone("destroyed")
-    volume.publisher = Publisher(secrets.unseal, tmp_path)
+    volume.start_anew()
     await volume.publish(Source("app"))
     assert volume.files == {}
 

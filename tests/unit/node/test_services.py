@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from keyshred.node.proto import csi_pb2 as csi
 from keyshred.node.proto import registration_pb2 as registration
 from keyshred.node.publishing import Publisher, Request
 from keyshred.node.services import Node, Registration
+from keyshred.observe import metrics
 
 
 class Recorded(Publisher):
@@ -177,3 +179,26 @@ def test_settings(changes: dict[str, str], words: str) -> None:
     assert read(NodeSettings, good, {}).kubelet_dir == "/var/lib/kubelet"
     with pytest.raises(ConfigInvalid, match=words):
         read(NodeSettings, good | changes, {})
+
+
+async def test_a_call_that_the_kubelet_gives_up_is_counted(kubelet: Kubelet, recorded: Recorded) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def never(request: Request) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    recorded.publish = never  # type: ignore[method-assign]
+    counted = partial(
+        metrics.PROCESS.get_sample_value, "keyshred_node_calls_total", {"call": "publish", "outcome": "cancelled"}
+    )
+    before = counted() or 0
+    asked = csi.NodePublishVolumeRequest(target_path="/p")
+    call = asyncio.create_task(kubelet.call("/csi.v1.Node/NodePublishVolume", asked, csi.NodePublishVolumeResponse))
+    await started.wait()
+    call.cancel()
+    await ended.wait()
+    assert counted() == before + 1

@@ -52,7 +52,7 @@ async def client(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.certificate, pair.key)
     app = web.Application()
-    app.router.add_post("/{rest:.*}", server.handle)
+    app.router.add_route("*", "/{rest:.*}", server.handle)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
@@ -96,6 +96,21 @@ async def test_what_was_cleared_is_said_with_the_call(client: Unsealing, server:
     with pytest.raises(KeyGone):
         await client.unseal("ns", "app", "t")
     assert server.cleared == ["config", "config", None]
+
+
+async def test_the_key_that_values_are_sealed_under(client: Unsealing, server: Server) -> None:
+    headers = {"ETag": '"1"', "Keyshred-Key-ID": "key-1"}
+    server.answers = [(200, headers, values(a=b"one")), (304, headers, b""), (200, {}, values(a=b"one"))]
+    assert [(await client.unseal("ns", "app", "t")).key_id for _ in range(3)] == ["key-1", "key-1", ""]
+
+
+async def test_whether_a_key_is_destroyed(client: Unsealing, server: Server) -> None:
+    server.answers = [(204, {}, b""), (503, {}, problem("busy")), (410, {}, problem("destroyed")), (401, {}, b"")]
+    assert not await client.is_destroyed("key-1", "the-token")
+    assert await client.is_destroyed("key-1", "the-token")
+    with pytest.raises(NotAuthenticated):
+        await client.is_destroyed("key-1", "the-token")
+    assert set(server.asked) == {("/v1/keys/key-1", "Bearer the-token", "")}
 
 
 async def test_what_passes_is_tried_again(client: Unsealing, server: Server) -> None:

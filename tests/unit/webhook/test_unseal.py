@@ -55,6 +55,32 @@ async def test_unseal(server: Server, capfd: pytest.CaptureFixture[str]) -> None
     }
 
 
+async def test_the_answer_names_the_key(server: Server) -> None:
+    _, _, headers = await server.unseal()
+    assert headers["Keyshred-Key-ID"] == str(KEY_A)
+    status, _, headers = await server.unseal(If_None_Match=headers["ETag"])
+    assert (status, headers["Keyshred-Key-ID"]) == (304, str(KEY_A))
+    server.store("t", {"a": "b25l"})
+    assert "Keyshred-Key-ID" not in (await server.unseal("t"))[2]
+
+
+@pytest.mark.parametrize("state", [None, *KeyState])
+async def test_whether_a_key_is_destroyed(server: Server, state: KeyState | None) -> None:
+    server.snapshot.now = policy(records={KEY_A: state} if state else {})
+    async with server.client.get(f"/v1/keys/{KEY_A}", headers={"Authorization": "Bearer e30.e30.x"}) as response:
+        assert response.status == (410 if state is KeyState.DESTROYED else 204)
+        assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_who_may_ask_about_keys_and_for_what(server: Server) -> None:
+    for path, headers, status in (
+        (f"/v1/keys/{KEY_A}", {}, 401),
+        ("/v1/keys/no-uuid", {"Authorization": "Bearer e30.e30.x"}, 400),
+    ):
+        async with server.client.get(path, headers=headers) as response:
+            assert response.status == status
+
+
 async def test_an_etag_saves_the_token_the_work(server: Server) -> None:
     _, _, headers = await server.unseal()
     server.token.calls.clear()

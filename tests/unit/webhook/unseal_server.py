@@ -19,6 +19,7 @@ from keyshred.policy.resources import RootKey
 from keyshred.webhook.board import Board
 from keyshred.webhook.compare_limit import CompareLimit
 from keyshred.webhook.guard import Guard
+from keyshred.webhook.key_states import KeyStates
 from keyshred.webhook.keys import Keys
 from keyshred.webhook.namespaces import NamespaceAdmission
 from keyshred.webhook.pods import PodAdmission
@@ -94,8 +95,8 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serves."""
-        keys = Keys(self.token.service, Uncounted().wraps)
-        self.unsealing = Unsealing(self.kube.kube, self.snapshot.snapshot, keys, Tokens(self.kube.kube, 10))
+        keys, tokens = Keys(self.token.service, Uncounted().wraps), Tokens(self.kube.kube, 10)
+        self.unsealing = Unsealing(self.kube.kube, self.snapshot.snapshot, keys, tokens)
         parts = Parts(
             readiness=self.readiness,
             secrets=SecretAdmission(self.snapshot.snapshot, keys, CompareLimit(10, time.monotonic)),
@@ -103,6 +104,7 @@ class Server:
             namespaces=NamespaceAdmission(self.snapshot.snapshot),
             pods=PodAdmission(self.kube.kube, self.snapshot.snapshot, "image", "IfNotPresent"),
             unsealing=self.unsealing,
+            key_states=KeyStates(self.snapshot.snapshot, tokens),
         )
         required = {"token_uri": "x", "tls_cert": "x", "tls_key": "x", "max_body": "4096"}
         async with TestClient(TestServer(application(read(WebhookSettings, required, {}), parts))) as self.client:
