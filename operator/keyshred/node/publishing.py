@@ -5,7 +5,7 @@ import errno
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from keyshred.errors import KeyshredError, Malformed, NotReady, Refused
 from keyshred.names import AUDIENCE
-from keyshred.node import atomic_writer, mounts, payload
+from keyshred.node import atomic_writer, copies, mounts, payload
 from keyshred.node.holdings import Holding, Holdings, Volume
 from keyshred.node.looking import Asking, Opener, Seen, look, read_unchanged
 from keyshred.node.threads import to_the_end
@@ -136,6 +136,7 @@ class Publisher:
         paths = frozenset[str]().union(*(known.held[n].paths for n in doomed if n in known.held))
         if paths:
             await to_the_end(None, atomic_writer.empty_paths, request.target, paths)
+            await to_the_end(None, _follow, known.content, request.target, {}, paths)
             _say_emptied(request, doomed)
 
     def _write(self, request: Request, known: Volume, seen: Seen, files: dict[str, payload.File]) -> None:
@@ -151,6 +152,8 @@ class Publisher:
                 atomic_writer.empty(target, files, also_former=frozenset(seen.replaced))
             nested = content.nested if isinstance(content, Files) else ()
             atomic_writer.write(target, files, known.group, nested)
+            doomed = (known.held[n].paths for n in seen.gone if n in known.held)
+            _follow(content, target, files, frozenset[str]().union(*doomed))
         except BaseException as error:
             if fresh:
                 self._unmount(target)
@@ -212,6 +215,16 @@ class Publisher:
     def _inside(self, target: Path) -> None:
         if not target.is_relative_to(self._pods) or ".." in target.parts or target.name != "mount":
             raise Malformed(f"the target is no volume of a pod below {self._pods}")
+
+
+def _follow(content: Content, target: Path, files: Mapping[str, payload.File], doomed: Set[str]) -> None:
+    """Has copies for environments follow the volume that they came from."""
+    if isinstance(content, volumes.Variables):
+        copies.empty(copies.folder(target), doomed)
+        try:
+            copies.renew(copies.folder(target), files)
+        except OSError as error:
+            log.warning("%s: a container that starts again has values of before: %s", target, error.strerror)
 
 
 def _state(target: Path) -> tuple[bool, bool]:
