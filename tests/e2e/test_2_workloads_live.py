@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,27 @@ def consumers(node: Node, tenant: Tenant) -> Iterator[Consumers]:
     node.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=90s")
 
 
+def with_variable(manifest: dict[str, Any], secret: str, key: str) -> dict[str, Any]:
+    """The pod with a variable, A, in a container that ends when it is told to and starts again."""
+    container = manifest["spec"]["containers"][0]
+    container["env"] = [{"name": "A", "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
+    container["command"] = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"]
+    manifest["spec"]["restartPolicy"] = "Always"
+    return manifest
+
+
+def container_status(consumers: Consumers, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = consumers.kubectl("get", "pod", name, f"--namespace={consumers.tenant.name}")
+    return dict(found["status"]["containerStatuses"][0])
+
+
+def wait_for_copy(consumers: Consumers, name: str, path: str, value: bytes) -> None:
+    """Returns when a container that starts again would have that value. It looks where the kubelet does."""
+    uid = consumers.kubectl("get", "pod", name, f"--namespace={consumers.tenant.name}")["metadata"]["uid"]
+    copy = Path("/var/lib/kubelet/pods", uid, "volumes/kubernetes.io~empty-dir/keyshred-env", path)
+    until(f"{path} of {name} has followed", lambda: copy.read_bytes() == value, REPUBLISHED)
+
+
 def _driver(installed: Installed) -> int:
     """Pid of the driver's process."""
     found = [p for p in os.listdir("/proc") if p.isdecimal() and b"keyshred\0node\0" in _command(p)]
@@ -86,9 +108,9 @@ def test_updates_reach_running_pods_and_what_is_optional_comes_and_goes(consumer
     mounted = consumers.mounting("reads", "app")
     mounted["spec"]["volumes"].append(late)
     mounted["spec"]["containers"][0]["volumeMounts"].append({"name": "late", "mountPath": "/seen/late"})
-    consumers.create(mounted)
+    consumers.create(with_variable(mounted, "app", "a"))
     consumers.wait("reads")
-    assert consumers.says("reads", "cat /seen/app/a; ls /seen/late") == "first"
+    assert consumers.says("reads", "cat /seen/app/a; ls /seen/late; echo $A") == "firstfirst\n"
 
     consumers.set("app", a="second", c="new")
     tenant.create_secret("late", k="here")
@@ -97,6 +119,11 @@ def test_updates_reach_running_pods_and_what_is_optional_comes_and_goes(consumer
         return consumers.says("reads", "cat /seen/app/a /seen/app/b /seen/app/c /seen/late/k 2>/dev/null; true")
 
     until("both changes are seen", lambda: now() == "secondstaysnewhere", REPUBLISHED)
+    wait_for_copy(consumers, "reads", "app/a", b"V='second'\n")
+    assert consumers.says("reads", "echo $A; kill 1") == "first\n", "a process keeps its environment, as natively"
+    until("its container starts again", lambda: container_status(consumers, "reads")["restartCount"] == 1)
+    consumers.wait("reads")
+    assert consumers.says("reads", "echo $A") == "second\n"
     consumers.kubectl.run("delete", "secret", "late", f"--namespace={tenant.name}")
     until("what is optional is gone", lambda: consumers.says("reads", "ls /seen/late") == "", REPUBLISHED)
     assert consumers.says("reads", "cat /seen/app/a") == "second"
@@ -112,7 +139,7 @@ def test_a_shredded_key_empties_running_pods_and_others_notice_nothing(
         manifest = one.mounting("reads", "app")
         mount = {"name": "v0", "mountPath": "/seen/file", "subPath": "a"}
         manifest["spec"]["containers"][0]["volumeMounts"].append(mount)
-        one.create(manifest)
+        one.create(with_variable(manifest, "app", "a"))
         one.wait("reads")
     look = "cat /seen/app/a /seen/file 2>/dev/null; true"
     assert consumers.says("reads", look) == "until-it-is-shredded" * 2
@@ -123,6 +150,9 @@ def test_a_shredded_key_empties_running_pods_and_others_notice_nothing(
     until("its files are gone", lambda: consumers.says("reads", look) == "", REPUBLISHED)
     assert consumers.says("reads", "ls /seen/app; stat -c %s /seen/file") == "0\n", "a subPath keeps its inode, empty"
     assert other.says("reads", look) == "until-it-is-shredded" * 2
+    wait_for_copy(consumers, "reads", "app/a", b"")
+    consumers.says("reads", "kill 1")
+    until("it starts no more", lambda: "CreateContainerConfigError" in json.dumps(container_status(consumers, "reads")))
     assert "destroyed" in consumers.events("reads")
     consumers.create(consumers.mounting("late", "app"))
     until("a new pod is told", lambda: "destroyed" in consumers.events("late"))

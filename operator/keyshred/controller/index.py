@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from keyshred.kube.client import Json, Kube, path
-from keyshred.kube.mirror import Mirror
+from keyshred.kube.mirror import Mirror, Turns
 from keyshred.policy import holders
 from keyshred.policy.coverage import Place
 from keyshred.policy.found import Found, Holder, read_secret
@@ -42,6 +42,7 @@ class Index:
         self._kube = kube
         self._secrets_changed = secrets_changed
         self._pods_changed = pods_changed
+        self._turns = Turns()
         self._secrets: _Mirrors[Found] = {}
         self._holders: dict[str, _Mirrors[Holder]] = {kind: {} for kind in _HOLDERS}
         """By kind."""
@@ -71,11 +72,11 @@ class Index:
         return found
 
     def count(self, key_id: UUID, namespaces: Set[str]) -> Dependents | None:
-        """What only this key can open in these namespaces; None: not all of them are listed yet."""
+        """What only this key can open in these namespaces; None: not all that is in them is known, or not yet."""
         tally = Tally()
         for namespace in namespaces:
             secrets = _listed(self._secrets, namespace)
-            if secrets is None:
+            if secrets is None or self._secrets[namespace][0].unread:
                 return None
             for found in secrets.values():
                 if found.sealed is not None and found.sealed.key_id == key_id:
@@ -84,15 +85,30 @@ class Index:
 
     def _mirror_secrets(self, namespace: str) -> Mirror[Found]:
         url = path("secrets", namespace=namespace)
-        return Mirror(self._kube, url, read_secret, self._secrets_changed, table=True)
+        return Mirror(self._kube, url, read_secret, self._secrets_changed, table=True, turns=self._turns)
 
     def _mirror_holders(self, kind: str, namespace: str) -> Mirror[Holder]:
         where, read = _HOLDERS[kind]
-        url = path(namespace=namespace, **where)
-        return Mirror(self._kube, url, read, self._pods_changed, optional=kind == "Gateway")
+        return Mirror(
+            self._kube,
+            path(namespace=namespace, **where),
+            read,
+            self._pods_changed,
+            optional=kind == "Gateway",
+            essence=holders.essence,
+            unreadable=partial(holders.unread, kind),
+            turns=self._turns,
+        )
 
     def _mirror_volumes(self, _: str) -> Mirror[dict[str, Holder]]:
-        return Mirror(self._kube, path("persistentvolumes"), holders.read_volume, self._pods_changed)
+        return Mirror(
+            self._kube,
+            path("persistentvolumes"),
+            holders.read_volume,
+            self._pods_changed,
+            unreadable=holders.unread_volume,
+            turns=self._turns,
+        )
 
 
 def _listed(mirrors: _Mirrors[T], namespace: str) -> dict[str, T] | None:

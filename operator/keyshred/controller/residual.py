@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Set
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +16,9 @@ from keyshred.names import Reason
 from keyshred.policy import destruction as policy
 from keyshred.policy import residual
 from keyshred.policy.ledger import Action
-from keyshred.policy.residual import Residual
+from keyshred.policy.pod_terms import at, listed
+from keyshred.policy.residual import Cleared, Residual
+from keyshred.policy.volumes import DRIVER
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,10 @@ class Residuals:
                 return await self._count(key_id)
         except (KeyshredError, TimeoutError) as error:
             log.warning("key %s: what pods hold is not counted yet: %s", key_id, error or type(error).__name__)
-            return None
+        except Exception as error:
+            # Its text stays out of the log: it could quote a pod.
+            log.error("key %s: what pods hold is not counted yet: %s", key_id, type(error).__name__)
+        return None
 
     async def count_again(self, record: Json) -> Json:
         """The KeyRecord with what was cleared by now, and what was not. Raises Conflict, and what `Kube` raises."""
@@ -58,5 +65,18 @@ class Residuals:
             told = [residual.cleared_by(e, key_id) async for e in kube.list_all(events, fields=fields)]
             cleared = frozenset(c for c in told if c is not None)
             async for pod in kube.list_all(path("pods", namespace=namespace)):
-                found.add(pod, names, cleared)
+                found = _with(found, pod, names, cleared)
         return found
+
+
+def _with(found: Residual, pod: Json, names: Set[str], cleared: Set[Cleared]) -> Residual:
+    """With one pod more. Of one that cannot be read, all volumes of ours count as not reached: it may hold anything."""
+    counted = replace(found)
+    try:
+        counted.add(pod, names, cleared)
+    except Exception as error:
+        meta = pod["metadata"]
+        log.error("pod %s/%s cannot be read: %s", meta.get("namespace"), meta["name"], type(error).__name__)
+        ours = sum(at(volume, "csi", "driver") == DRIVER for volume in listed(pod, "spec", "volumes"))
+        return replace(found, unreached=found.unreached + ours)
+    return counted

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from keyshred.errors import KeyshredError, NotFound, Refused, WatchExpired
@@ -18,6 +21,57 @@ _LOOK_FOR: Final = 60.0
 """Seconds between looks for a resource that need not exist."""
 _PAGE: Final = "500"
 """Objects a request: a page is the most that is ever held whole."""
+_SLICE: Final = 0.01
+"""Seconds of reading after which everything else of the process has a turn."""
+
+
+class Turns:
+    """Mirrors that share it read one at a time, a slice each.
+
+    However much there is to read, and in however many namespaces, one slice is the most that a Lease's renewal waits
+    for. One object is never cut: what reads them must be bounded itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def take(self, items: Iterable[Json], one: Callable[[Json], None]) -> None:
+        """Calls `one` for each item."""
+        rest = iter(items)
+        while True:
+            async with self._lock:
+                end = monotonic() + _SLICE
+                for item in rest:
+                    one(item)
+                    if monotonic() >= end:
+                        break
+                else:
+                    # Events come one by one, and many of them may be there already.
+                    await asyncio.sleep(0)
+                    return
+                await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class _Known(Generic[T]):
+    """All that is known at one time: a list that breaks off has changed nothing of it."""
+
+    made: dict[str, T] = field(default_factory=dict)
+    essences: dict[str, bytes] = field(default_factory=dict)
+    """What each was made of."""
+    unread: set[str] = field(default_factory=set)
+
+    def keep(self, name: str, before: "_Known[T]") -> None:
+        """What was known before of one that has not changed."""
+        self.made[name], self.essences[name] = before.made[name], before.essences[name]
+        if name in before.unread:
+            self.unread.add(name)
+
+    def forget(self, name: str) -> None:
+        """One that is gone."""
+        self.made.pop(name, None)
+        self.essences.pop(name, None)
+        self.unread.discard(name)
 
 
 class Mirror(Generic[T]):
@@ -25,6 +79,8 @@ class Mirror(Generic[T]):
 
     `table`: asks for Tables, and `read` gets a row: its cells, and the object's metadata under `object`.
     `optional`: the resource need not exist; while it does not, there are no objects of it.
+    `essence`: what `read` goes by, in short; while it is the same, an object is not read again.
+    `unreadable`: what stands for an object on which `read` failed, whatever the error; None: the object is left out.
     """
 
     def __init__(
@@ -36,6 +92,9 @@ class Mirror(Generic[T]):
         *,
         table: bool = False,
         optional: bool = False,
+        essence: Callable[[Json], bytes] | None = None,
+        unreadable: Callable[[Json], T] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._kube = kube
         self._url = url
@@ -44,9 +103,22 @@ class Mirror(Generic[T]):
         self._optional = optional
         self._accept = TABLE if table else "application/json"
         self._params = {"includeObject": "Metadata"} if table else {}
-        self.objects: dict[str, T] = {}
+        self._essence = essence
+        self._unreadable = unreadable
+        self._turns = turns or Turns()
+        self._known = _Known[T]()
         self.synced = False
         """False until the first list, which is consistent (a quorum read), and where reading is forbidden."""
+
+    @property
+    def objects(self) -> dict[str, T]:
+        """By name."""
+        return self._known.made
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of those that `read` failed on."""
+        return self._known.unread
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
@@ -59,7 +131,7 @@ class Mirror(Generic[T]):
                 pass
             except (Refused, NotFound) as error:
                 if self._optional and isinstance(error, NotFound):
-                    self.objects, self.synced = {}, True
+                    self._known, self.synced = _Known(), True
                     self._changed()
                     await asyncio.sleep(_LOOK_FOR)
                     continue
@@ -73,16 +145,16 @@ class Mirror(Generic[T]):
             await asyncio.sleep(_RETRY)
 
     async def _list(self) -> str:
-        found: dict[str, T] = {}
+        found = _Known[T]()
         params = self._params | {"limit": _PAGE}
         while True:
             page = await self._kube.get(self._url, accept=self._accept, params=params)
-            found.update(self._named(item) for item in _items(page))
+            await self._turns.take(_items(page), partial(self._read_into, found))
             following = page["metadata"].get("continue")
             if not following:
                 break
             params["continue"] = following
-        self.objects, self.synced = found, True
+        self._known, self.synced = found, True
         self._changed()
         return str(page["metadata"]["resourceVersion"])
 
@@ -91,22 +163,51 @@ class Mirror(Generic[T]):
         async for event in events:
             obj = event["object"]
             version = obj["metadata"]["resourceVersion"]
-            if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                for item in _items(obj):
-                    self._take(event["type"], *self._named(item))
+            match event["type"]:
+                case "ADDED" | "MODIFIED":
+                    await self._turns.take(_items(obj), self._put)
+                case "DELETED":
+                    await self._turns.take(_items(obj), self._drop)
         return version
 
-    def _take(self, kind: str, name: str, new: T) -> None:
-        if kind == "DELETED":
-            self.objects.pop(name, None)
-        elif self.objects.get(name) == new:
-            return
-        else:
-            self.objects[name] = new
+    def _put(self, item: Json) -> None:
+        name = _name(item)
+        before = self.objects.get(name)
+        self._read_into(self._known, item)
+        if self.objects.get(name) != before:
+            self._changed()
+
+    def _drop(self, item: Json) -> None:
+        self._known.forget(_name(item))
         self._changed()
 
-    def _named(self, item: Json) -> tuple[str, T]:
-        return item.get("object", item)["metadata"]["name"], self._read(item)
+    def _read_into(self, known: _Known[T], item: Json) -> None:
+        """Of an object that cannot be read, too: else whoever may write one would keep all others from being known."""
+        name, essence = _name(item), None
+        try:
+            essence = self._essence(item) if self._essence else None
+            if essence is not None and self._known.essences.get(name) == essence:
+                known.keep(name, self._known)
+                return
+            made = self._read(item)
+        except Exception as error:
+            if name not in self.unread:
+                # Once: who writes such an object can do so often. The error's text stays out, which could quote it.
+                log.error("%s/%s cannot be read: %s", self._url, name, type(error).__name__)
+            known.forget(name)
+            known.unread.add(name)
+            if self._unreadable is None:
+                return
+            made = self._unreadable(item)
+        else:
+            known.unread.discard(name)
+        known.made[name] = made
+        if essence is not None:
+            known.essences[name] = essence
+
+
+def _name(item: Json) -> str:
+    return str(item.get("object", item)["metadata"]["name"])
 
 
 def _items(answer: Json) -> list[Json]:

@@ -91,7 +91,8 @@ SWEEP: Final = Counter(
 # --- node
 NODE_CALLS: Final = Counter(
     "keyshred_node_calls_total",
-    "Calls of the kubelet; call: publish, unpublish and others; outcome: ok, refused, retry, stopped, failed or cancelled",
+    "Calls of the kubelet; call: publish, unpublish and others; "
+    "outcome: ok, refused, retry, stopped, failed or cancelled",
     ("call", "outcome"),
     registry=PROCESS,
 )

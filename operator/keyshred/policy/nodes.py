@@ -11,6 +11,8 @@ Object = Mapping[str, Any]
 
 _FIRST: Final = (1, 35)
 """Kubelets before it start a container with an empty value where it should come from a file (feature EnvFiles)."""
+_FILLS: Final = "true"
+"""What pods with Secrets in their environment select."""
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
@@ -46,8 +48,13 @@ def fills_environments(kubelet: str) -> bool:
 
 
 def label_change(node: Node) -> dict[str, str | None]:
-    """Labels to set, None to take away; empty: it is as it should be."""
-    wanted = "true" if fills_environments(node.kubelet) else None
+    """Labels to set, None to take away; empty: it is as it should be.
+
+    Another value than ours is somebody's, who keeps these pods off the node by it.
+    """
+    if node.label not in (None, _FILLS):
+        return {}
+    wanted = _FILLS if fills_environments(node.kubelet) else None
     return {} if node.label == wanted else {LABEL_ENV_FILES: wanted}
 
 

@@ -17,7 +17,7 @@ from keyshred.policy.pod_terms import (
     listed,
     refused,
 )
-from keyshred.policy.volumes import Variable, Variables
+from keyshred.policy.volumes import Variable, Variables, excess
 
 _SOURCE_PATH: Final = "/keyshred/source"
 _ENV_PATH: Final = "/keyshred/env"
@@ -27,13 +27,14 @@ _COPIED_RESOURCES: Final = ("cpu", "memory", "ephemeral-storage")
 _VALUES_IN_A_MIB: Final = 8
 """Files of one Secret are up to 1 MiB (core/v1, MaxSecretSize), and each takes whole pages, of 64 KiB at most; twice
 that, for the rest of them."""
+_AS_FILES: Final = "mount some of the Secrets as files, or name the variables that are needed in env"
 _RENAME: Final = "give it another name"
 
 
 def variables(spec: Object) -> tuple[Variable, ...]:
     """The values that the pod has for environments already."""
     for volume in listed(spec, "volumes"):
-        held = pod_files.content(volume) if volume.get("name") == SOURCE_VOLUME else None
+        held = pod_files.content(volume) if at(volume, "name") == SOURCE_VOLUME else None
         if isinstance(held, Variables):
             return held.values
     return ()
@@ -52,11 +53,13 @@ def merged(values: Iterable[Variable]) -> tuple[Variable, ...]:
 def add(spec: Json, values: Iterable[Variable], terms: Terms) -> None:
     """Puts volumes, init container and node selection into the pod, and further values into what is there.
 
-    Raises Refused where something else has their names.
+    Raises Refused where something else has their names, and for more values than a volume can hold.
     """
-    ours = bool(variables(spec))
-    _check_names(spec, ours)
-    needed = merged((*variables(spec), *values))
+    there = variables(spec)
+    _check_names(spec, bool(there))
+    needed = merged((*there, *values))
+    if words := excess(Variables(needed)):
+        raise refused("spec.containers", f"{words} are too much for the environments of one pod", _AS_FILES)
     source = {"name": SOURCE_VOLUME, "csi": pod_files.csi(Variables(needed))}
     limit = len({v.secret for v in needed}) + -(-len(needed) // _VALUES_IN_A_MIB)
     target = {"name": ENV_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": f"{limit}Mi"}}
@@ -82,7 +85,7 @@ def first(spec: Json, terms: Terms) -> None:
 
 def is_there(spec: Object) -> bool:
     """Whether the pod has the init container of ours."""
-    return bool(variables(spec)) and any(c.get("name") == INIT_CONTAINER for c in listed(spec, "initContainers"))
+    return bool(variables(spec)) and any(at(c, "name") == INIT_CONTAINER for c in listed(spec, "initContainers"))
 
 
 def _container(spec: Object) -> Json:

@@ -5,12 +5,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import orjson
+
 from keyshred.names import ANNOTATION_NATIVE
-from keyshred.policy.pod_terms import Json, Object, at
+from keyshred.policy.pod_bounds import MAX_RECORD
+from keyshred.policy.pod_shape import MOUNT, SOURCE, VARIABLE, VOLUME_SOURCE, Shape, fits
+from keyshred.policy.pod_terms import Json, Object, at, refused, text
 
 ANNOTATION_NOT_BACKED_UP: Final = "backup.velero.io/backup-volumes-excludes"
 """Velero's: volumes that no file-system backup looks into."""
-LISTS: Final = ("env", "envFrom", "mounts")
+_LISTS: Final[dict[str, Shape]] = {"env": VARIABLE, "envFrom": SOURCE, "mounts": MOUNT}
 """What is kept of a container; `mounts` are its volumeMounts."""
 
 
@@ -35,37 +39,64 @@ class Native:
         return json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if whole else ""
 
 
+def recorded(pod: Object) -> str:
+    """The annotation as it is; empty: there is none."""
+    return text(pod, "metadata", "annotations", ANNOTATION_NATIVE)
+
+
 def read(pod: Object) -> Native:
     """From a pod's annotation, which anybody who may create pods can write: what has another form is passed over."""
+    written = recorded(pod)
+    if len(written) > MAX_RECORD:
+        return Native()
     try:
-        whole = json.loads(at(pod, "metadata", "annotations", ANNOTATION_NATIVE) or "{}")
-    except (ValueError, TypeError, RecursionError):
+        # Unlike json, it bounds depth and numbers. In a patch of the pod all lies deeper than here.
+        whole = orjson.loads(written or "{}")
+        orjson.dumps([[[[whole]]]])
+    except (ValueError, TypeError):
         return Native()
     return Native(
-        {name: source for name, source in _items(at(whole, "volumes")) if isinstance(source, dict)},
+        {name: source for name, source in _items(at(whole, "volumes")) if _is_object(source, VOLUME_SOURCE)},
         {
-            name: {kind: lists[kind] for kind in LISTS if _is_list_of_objects(at(lists, kind))}
+            name: {
+                kind: [item for item in lists[kind] if _is_object(item, shape)]
+                for kind, shape in _LISTS.items()
+                if isinstance(at(lists, kind), list)
+            }
             for name, lists in _items(at(whole, "containers"))
         },
     )
 
 
-def annotate(pod: Json, text: str, volumes: Iterable[str]) -> None:
+def write(pod: Json, record: Native, volumes: Iterable[str]) -> None:
+    """Writes the record. Raises Refused for one that no API server takes."""
+    written = record.text()
+    if len(written) > MAX_RECORD:
+        raise refused(
+            f"metadata.annotations[{ANNOTATION_NATIVE}]",
+            f"what keyshred keeps of the pod's containers and volumes has more than {MAX_RECORD >> 10} KiB",
+            "move long values of env into a ConfigMap",
+        )
+    annotate(pod, written, volumes)
+
+
+def annotate(pod: Json, record: str, volumes: Iterable[str]) -> None:
     """Writes the record, and that these volumes are not to be backed up. An empty text and no volumes: nothing."""
-    before = at(pod, "metadata", "annotations", ANNOTATION_NOT_BACKED_UP) or ""
+    before = text(pod, "metadata", "annotations", ANNOTATION_NOT_BACKED_UP)
     names = [name for name in before.split(",") if name]
-    added = [name for name in volumes if name not in names]
-    changes = {ANNOTATION_NATIVE: text} if text else {}
+    there = frozenset(names)
+    added = [name for name in volumes if name not in there]
+    changes = {ANNOTATION_NATIVE: record} if record else {}
     if added:
         changes[ANNOTATION_NOT_BACKED_UP] = ",".join(names + added)
     if changes:
-        metadata = pod.setdefault("metadata", {})
-        metadata["annotations"] = dict(metadata.get("annotations") or {}) | changes
+        metadata = pod.get("metadata") or {}
+        pod["metadata"] = {**metadata, "annotations": {**(metadata.get("annotations") or {}), **changes}}
 
 
 def _items(value: Any) -> Iterable[tuple[str, Any]]:
     return value.items() if isinstance(value, dict) else ()
 
 
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+def _is_object(value: Any, shape: Shape) -> bool:
+    return isinstance(value, dict) and fits(value, shape)

@@ -4,10 +4,11 @@ Files become inline CSI volumes (pod_files.py), environments files that an init 
 pod_init.py). How it was is kept in an annotation (pod_native.py), for updates (pod_update.py). Pure.
 """
 
-import copy
 from typing import Final
 
 from keyshred.policy import pod_environment, pod_files, pod_init, pod_native
+from keyshred.policy.pod_bounds import MAX_NAMED, Room
+from keyshred.policy.pod_check import check, concerns
 from keyshred.policy.pod_native import Native
 from keyshred.policy.pod_terms import (
     LEAVE_OUT,
@@ -17,9 +18,11 @@ from keyshred.policy.pod_terms import (
     Terms,
     at,
     containers,
+    copied,
     listed,
     put,
     refused,
+    text,
 )
 from keyshred.policy.pod_update import our_volumes, plan_ephemeral, restore
 from keyshred.policy.volumes import Variable
@@ -31,21 +34,19 @@ _MIRROR: Final = "kubernetes.io/config.mirror"
 
 
 def wanted(pod: Object) -> frozenset[str]:
-    """Names of the Secrets that a plan must know: those that the pod has natively, image pull secrets aside."""
-    spec = pod.get("spec") or {}
-    names = {name for volume in listed(spec, "volumes") for name in pod_files.native_names(volume)}
-    return frozenset(names.union(*(pod_environment.secrets(c) for c in _native_containers(pod))))
+    """Names of the Secrets that a plan must know: those that the pod has natively, image pull secrets aside.
+
+    Raises Refused for a pod that is none to plan for.
+    """
+    return _named(pod)[0]
 
 
 def wanted_config_maps(pod: Object) -> frozenset[str]:
-    """Names of the ConfigMaps whose keys a plan must know: those in one envFrom with a Secret."""
-    return frozenset(
-        name
-        for container in _native_containers(pod)
-        if any(map(pod_environment.secret_of, listed(container, "envFrom")))
-        for source in listed(container, "envFrom")
-        if (name := at(source, "configMapRef", "name"))
-    )
+    """Names of the ConfigMaps whose keys a plan must know: those in one envFrom with a Secret.
+
+    Raises Refused for a pod that is none to plan for.
+    """
+    return _named(pod)[1]
 
 
 def plan(pod: Object, terms: Terms) -> Json:
@@ -53,10 +54,11 @@ def plan(pod: Object, terms: Terms) -> Json:
 
     Raises Refused, which names the field, the reason and the way out.
     """
-    planned: Json = copy.deepcopy(dict(pod))
+    planned = copied(pod)
     spec = planned.get("spec")
-    if not isinstance(spec, dict) or _MIRROR in (at(planned, "metadata", "annotations") or {}):
+    if not isinstance(spec, dict) or at(planned, "metadata", "annotations", _MIRROR) is not None or not concerns(pod):
         return planned
+    check(pod)
     record = pod_native.read(planned)
     changed = _plan_volumes(spec, record, terms)
     used, values = _plan_environments(spec, record, terms)
@@ -68,8 +70,29 @@ def plan(pod: Object, terms: Terms) -> Json:
         pod_init.add(spec, values, terms)
     elif pod_init.is_there(spec):
         pod_init.first(spec, terms)
-    pod_native.annotate(planned, record.text(), our_volumes(spec, record))
+    pod_native.write(planned, record, our_volumes(spec, record))
     return planned
+
+
+def _named(pod: Object) -> tuple[frozenset[str], frozenset[str]]:
+    """Secrets and ConfigMaps. Raises Refused for more than are read."""
+    if not concerns(pod):
+        return frozenset(), frozenset()
+    check(pod)
+    natives = _native_containers(pod)
+    in_volumes = {name for volume in listed(pod, "spec", "volumes") for name in pod_files.native_names(volume)}
+    secrets = frozenset(in_volumes.union(*map(pod_environment.secrets, natives)))
+    config_maps = frozenset(
+        name
+        for container in natives
+        if any(map(pod_environment.secret_of_source, listed(container, "envFrom")))
+        for source in listed(container, "envFrom")
+        if (name := text(source, "configMapRef", "name"))
+    )
+    if len(secrets) + len(config_maps) > MAX_NAMED:
+        what = f"more than {MAX_NAMED} Secrets and ConfigMaps"
+        raise refused("spec", f"it names {what}, which are too many for one pod", "put several of them into one")
+    return secrets, config_maps
 
 
 def _plan_volumes(spec: Json, record: Native, terms: Terms) -> list[str]:
@@ -91,14 +114,15 @@ def _plan_volumes(spec: Json, record: Native, terms: Terms) -> list[str]:
 
 def _plan_environments(spec: Json, record: Native, terms: Terms) -> tuple[list[str], list[Variable]]:
     """Replaces values of Secrets in environments; returns the fields of what was replaced, and the values."""
-    changed, values = [], []
+    changed, values, room = [], [], Room()
     for where, container in containers(spec):
         if not pod_environment.is_native(container, terms):
+            room.take(where, pod_environment.count(container))
             continue
         name = container["name"]
         # What was replaced before is replaced again with the rest: the order of all decides which value wins.
         before = pod_environment.native(container, record.containers.get(name, {}))
-        converted = pod_environment.convert(before, where, terms)
+        converted = pod_environment.convert(before, where, terms, room)
         for key, now in (("env", converted.env), ("envFrom", converted.env_from)):
             if now != listed(before, key):
                 record.of(name)[key] = listed(before, key)
@@ -112,21 +136,22 @@ def _plan_mounts(spec: Json, record: Native) -> None:
     """Makes mounts of volumes that were replaced read-only, and lets others be mounted below them."""
     for _, container in containers(spec):
         mounts = listed(container, "volumeMounts")
-        now = pod_files.read_only(mounts, record.volumes)
+        now = pod_files.read_only(mounts, record.volumes.keys())
         if now != mounts:
             kept = record.of(container["name"])
             kept["mounts"] = pod_files.native_mounts(mounts, kept.get("mounts", ()))
             container["volumeMounts"] = now
+    nested = pod_files.nested(spec, record.volumes.keys())
     for index, volume in enumerate(listed(spec, "volumes")):
-        if volume["name"] in record.volumes:
-            spec["volumes"][index] = pod_files.with_nested(volume, spec)
+        if directories := nested.get(volume["name"]):
+            spec["volumes"][index] = pod_files.with_nested(volume, directories, f"spec.volumes[{index}]")
 
 
 def _native_containers(pod: Object) -> list[Json]:
     """The containers with values of Secrets from Kubernetes, as they were before anything of them was replaced."""
     record = pod_native.read(pod)
     return [
-        pod_environment.native(container, record.containers.get(container.get("name", ""), {}))
+        pod_environment.native(container, record.containers.get(container["name"], {}))
         for _, container in containers(pod.get("spec") or {})
         if pod_environment.secrets(container)
     ]

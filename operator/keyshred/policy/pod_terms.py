@@ -1,8 +1,10 @@
 """What the pod planner is told about the world, and the names of what it puts into pods."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from keyshred.errors import Refused
 
@@ -15,6 +17,8 @@ SOURCE_VOLUME: Final = "keyshred-env-source"
 """The volume of our driver that it is filled from."""
 INIT_CONTAINER: Final = "keyshred-env"
 CONTAINER_KINDS: Final = ("initContainers", "containers", "ephemeralContainers")
+SECRET_REF_VOLUMES: Final = ("flexVolume", "iscsi", "rbd", "cephfs", "scaleIO", "storageos", "cinder")
+"""Volume sources with a `secretRef` to a Secret of the pod's namespace (core/v1, Volume)."""
 
 LEAVE_OUT: Final = (
     "leave the Secret out by name (secrets.exclude.names of the KeyAuthorization), delete it and create it again"
@@ -24,13 +28,13 @@ LEAVE_OUT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A Secret that exists. `plain`: its values, None where it is sealed. `left_out`: it stays with Kubernetes.
+    """A Secret that exists. `left_out`: it stays with Kubernetes. `empty`: those of its keys that have an empty value.
 
-    `empty`: those of its keys that have an empty value.
+    `unfit`: by key why its value fits no variable, for those that do not; None where it is sealed, so nobody knows.
     """
 
     keys: frozenset[str]
-    plain: Mapping[str, bytes] | None = field(repr=False)
+    unfit: Mapping[str, str] | None
     left_out: bool = False
     empty: frozenset[str] = frozenset()
 
@@ -56,7 +60,7 @@ class Terms:
     def has_value(self, secret: str, key: str) -> bool:
         """Whether the key has a value now, and not an empty one."""
         known = self.secrets.get(secret)
-        return known is not None and key in known.keys - known.empty
+        return known is not None and key in known.keys and key not in known.empty
 
     def keys(self, secret: str) -> frozenset[str]:
         """The keys that the Secret has now; none if it does not exist."""
@@ -72,7 +76,7 @@ def refused(where: str, why: str, way_out: str) -> Refused:
 def at(value: Any, *steps: str) -> Any:
     """What lies under these keys; None where anything on the way is missing, or is no object."""
     for step in steps:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return None
         value = value.get(step)
     return value
@@ -82,6 +86,29 @@ def listed(value: Any, *steps: str) -> list[Any]:
     """The list under these keys; an empty one where there is none."""
     found = at(value, *steps)
     return found if isinstance(found, list) else []
+
+
+def text(value: Any, *steps: str) -> str:
+    """The string under these keys; an empty one where there is none."""
+    found = at(value, *steps)
+    return found if isinstance(found, str) else ""
+
+
+def canonical(value: Object) -> bytes:
+    """The same for what is equal, so that sets and dicts can find it."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def copied(pod: Object) -> Json:
+    """A copy of which volumes, containers and their lists can be exchanged; what is in these is the pod's own."""
+    whole = {**pod, **{part: dict(pod[part]) for part in ("metadata", "spec") if isinstance(pod.get(part), Mapping)}}
+    if isinstance(spec := whole.get("spec"), dict):
+        if isinstance(spec.get("volumes"), list):
+            spec["volumes"] = list(spec["volumes"])
+        for kind in CONTAINER_KINDS:
+            if isinstance(spec.get(kind), list):
+                spec[kind] = [dict(c) if isinstance(c, Mapping) else c for c in spec[kind]]
+    return whole
 
 
 def containers(spec: Object) -> Iterator[tuple[str, Json]]:

@@ -1,10 +1,12 @@
 """Updates of pods that were changed when they were made: a manifest that is applied again has the native form."""
 
-import copy
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence, Set
 
-from keyshred.names import ANNOTATION_NATIVE, LABEL_ENV_FILES
+from keyshred.names import LABEL_ENV_FILES
 from keyshred.policy import pod_environment, pod_files, pod_init, pod_native
+from keyshred.policy.pod_bounds import Room
+from keyshred.policy.pod_check import check, concerns, is_sound
 from keyshred.policy.pod_environment import is_empty, path_of, path_of_native
 from keyshred.policy.pod_native import Native
 from keyshred.policy.pod_terms import (
@@ -15,7 +17,9 @@ from keyshred.policy.pod_terms import (
     Json,
     Object,
     Terms,
-    at,
+    canonical,
+    containers,
+    copied,
     listed,
     put,
     refused,
@@ -25,20 +29,23 @@ from keyshred.policy.pod_terms import (
 def restore(new: Object, old: Object) -> Json:
     """The updated pod with old's form put back where new has the native form that old's was made from.
 
-    What really differs stays, so that the API server says what it has to say about it.
+    What really differs stays, so that the API server says what it has to say about it. A pod that is none to plan for
+    stays as it is, too: it runs, and what cannot be put back says nothing against the rest of the update.
     """
-    restored: Json = copy.deepcopy(dict(new))
-    record = pod_native.read(old)
+    restored = copied(new)
     # As it is, not as it was read: an update that changes nothing must change nothing.
-    text = at(old, "metadata", "annotations", ANNOTATION_NATIVE) if record.text() else ""
-    spec, old_spec = restored.get("spec"), copy.deepcopy(old.get("spec"))
+    text = pod_native.recorded(old)
+    spec, old_spec = restored.get("spec"), old.get("spec")
     if not text or not isinstance(spec, dict) or not isinstance(old_spec, dict):
+        return restored
+    record = pod_native.read(old)
+    if not record.text() or not is_sound(new) or not is_sound(old):
         return restored
     _restore_volumes(spec, old_spec, record)
     for kind in CONTAINER_KINDS:
-        before = {c.get("name"): c for c in listed(old_spec, kind)}
+        before = {c["name"]: c for c in listed(old_spec, kind)}
         for container in listed(spec, kind):
-            name = container.get("name")
+            name = container["name"]
             if name in before and name in record.containers:
                 _restore_container(container, before[name], record.containers[name])
     if pod_init.is_there(old_spec):
@@ -56,20 +63,26 @@ def plan_ephemeral(new: Object, old: Object, terms: Terms) -> Json:
 
     Raises Refused for any other value: a running pod gets no more volumes.
     """
-    planned: Json = copy.deepcopy(dict(new))
+    planned = copied(new)
     spec, old_spec = planned.get("spec"), old.get("spec")
-    if not isinstance(spec, dict):
+    if not isinstance(spec, dict) or not (concerns(new) or concerns(old)):
         return planned
-    there = {c.get("name") for c in listed(old_spec, "ephemeralContainers")}
+    for pod in (new, old):
+        check(pod)
+    there = {c["name"] for c in listed(old_spec, "ephemeralContainers")}
     carried = {(v.secret, v.key) for v in pod_init.variables(old_spec or {})}
-    ours = pod_native.read(old).volumes
+    ours = pod_native.read(old).volumes.keys()
+    room = Room()
+    for where, container in containers(spec):
+        if not where.startswith("spec.ephemeralContainers") or container["name"] in there:
+            room.take(where, pod_environment.count(container))
     for index, container in enumerate(listed(spec, "ephemeralContainers")):
-        if container.get("name") in there:
+        if container["name"] in there:
             continue
         put(container, "volumeMounts", pod_files.read_only(listed(container, "volumeMounts"), ours))
         if not pod_environment.is_native(container, terms):
             continue
-        converted = pod_environment.convert(container, f"spec.ephemeralContainers[{index}]", terms)
+        converted = pod_environment.convert(container, f"spec.ephemeralContainers[{index}]", terms, room)
         for use in converted.uses:
             if (use.variable.secret, use.variable.key) not in carried:
                 raise refused(
@@ -86,13 +99,13 @@ def plan_ephemeral(new: Object, old: Object, terms: Terms) -> Json:
 def our_volumes(spec: Object, record: Native) -> list[str]:
     """Names of the volumes with values in them, in order."""
     ours = set(record.volumes) | ({SOURCE_VOLUME, ENV_VOLUME} if pod_init.variables(spec) else set())
-    return [v["name"] for v in listed(spec, "volumes") if v.get("name") in ours]
+    return [v["name"] for v in listed(spec, "volumes") if v["name"] in ours]
 
 
-def _restore_volumes(spec: Json, old_spec: Json, record: Native) -> None:
-    before = {v.get("name"): v for v in listed(old_spec, "volumes")}
+def _restore_volumes(spec: Json, old_spec: Object, record: Native) -> None:
+    before = {v["name"]: v for v in listed(old_spec, "volumes")}
     for index, volume in enumerate(listed(spec, "volumes")):
-        name = volume.get("name")
+        name = volume["name"]
         if name not in before or name not in record.volumes:
             continue
         native, ours = {"name": name, **record.volumes[name]}, before[name]
@@ -120,37 +133,46 @@ def _env_fits(env: Sequence[Json], before: Sequence[Json], native: Sequence[Json
 
     `apply` merges lists by names, and ours have names twice: so what is left of each form depends on the client.
     """
-    paths: dict[str, set[str]] = {}
+    paths: dict[str, set[str]] = defaultdict(set)
     for entry in before:
         if path := path_of(entry):
-            paths.setdefault(entry["name"], set()).add(path)
-    for name in {e.get("name") for e in (*env, *native)}:
-        known = paths.get(name or "", set())
-        said, seen = _native_claims([e for e in env if e.get("name") == name], known)
-        all_of_it = [_normal(e) for e in native if e.get("name") == name and not (known and is_empty(e))]
-        wanted = list(all_of_it)
-        for claim in said:
-            if claim in wanted:
-                wanted.remove(claim)
-            # A merge by name can put it into an entry of ours that has the same name, beside its own.
-            elif not known or claim not in all_of_it:
-                return False
-        if not seen <= known or not all(path_of_native(e) in seen for e in wanted):
+            paths[entry["name"]].add(path)
+    now, then = _by_name(env), _by_name(native)
+    return all(_variable_fits(now[n], then[n], paths.get(n, set())) for n in now.keys() | then.keys())
+
+
+def _variable_fits(env: Sequence[Json], native: Sequence[Json], known: Set[str]) -> bool:
+    said, seen = _native_claims(env, known)
+    all_of_it = [_normal(e) for e in native if not (known and is_empty(e))]
+    files = {canonical(e): path_of_native(e) for e in all_of_it}
+    wanted = Counter(map(canonical, all_of_it))
+    for claim in map(canonical, said):
+        if wanted[claim] > 0:
+            wanted[claim] -= 1
+        # A merge by name can put it into an entry of ours that has the same name, beside its own.
+        elif not known or claim not in files:
             return False
-    return True
+    return seen <= known and all(files[claim] in seen for claim, times in wanted.items() if times > 0)
+
+
+def _by_name(env: Sequence[Json]) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = defaultdict(list)
+    for entry in env:
+        found[entry["name"]].append(entry)
+    return found
 
 
 def _expanded(container: Json, native: dict[str, list[Json]]) -> set[tuple[str, str]]:
     """Variables that came from envFrom, with their files."""
-    named = {(e.get("name", ""), path_of_native(e)) for e in native.get("env", ())}
+    named = {(e["name"], path_of_native(e)) for e in native.get("env", ())}
     return _files(listed(container, "env")) - named
 
 
 def _files(env: Sequence[Json]) -> set[tuple[str, str]]:
-    return {(e.get("name", ""), path) for e in env if (path := path_of(e))}
+    return {(e["name"], path) for e in env if (path := path_of(e))}
 
 
-def _native_claims(entries: Sequence[Json], known: set[str]) -> tuple[list[Json], set[str]]:
+def _native_claims(entries: Sequence[Json], known: Set[str]) -> tuple[list[Json], set[str]]:
     """What entries of one variable say without our part in them, and the files of ours that they name."""
     said, seen = [], set()
     for entry in entries:
@@ -179,7 +201,7 @@ def _mounts_fit(mounts: Sequence[Json], native: Sequence[Json]) -> bool:
     )
 
 
-def _put_back(spec: Json, old_spec: Json, key: str, names: tuple[str, ...]) -> None:
+def _put_back(spec: Json, old_spec: Object, key: str, names: tuple[str, ...]) -> None:
     """Puts what is missing back to its old place."""
     there = [item.get("name") for item in listed(spec, key)]
     for index, item in enumerate(listed(old_spec, key)):

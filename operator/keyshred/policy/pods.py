@@ -5,12 +5,13 @@ from typing import Any, Final
 
 from keyshred.errors import Malformed
 from keyshred.policy import volumes
+from keyshred.policy.pod_terms import SECRET_REF_VOLUMES, at, containers, listed, text
 
 Object = Mapping[str, Any]
 
-_CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
-_SECRET_REF_VOLUMES: Final = ("flexVolume", "iscsi", "rbd", "cephfs", "scaleIO", "storageos", "cinder")
-"""Volume sources with a `secretRef` to a Secret of the pod's namespace."""
+_MAX_PARTS: Final = 3 * volumes.MAX_PARTS
+"""In all volumes of ours: the planner makes no pod with more files, more variables or more directories than one volume
+can hold (pod_check.py), and whoever asks in a pod's name has it read each time."""
 _TEMPLATE_HASH: Final = "pod-template-hash"
 
 
@@ -40,7 +41,7 @@ def workload(pod: Object) -> str:
 
 def native_secrets(pod: Object) -> frozenset[str]:
     """Names of all Secrets that the pod has from Kubernetes itself, as they are stored."""
-    return frozenset(_references(pod.get("spec") or {}))
+    return frozenset(filter(None, _references(at(pod, "spec"))))
 
 
 def referred_secrets(pod: Object) -> frozenset[str]:
@@ -50,40 +51,31 @@ def referred_secrets(pod: Object) -> frozenset[str]:
 
 def own_volumes(pod: Object) -> Iterator[tuple[str, volumes.Content]]:
     """Its volumes of ours: name, and what each is to hold."""
-    for volume in (pod.get("spec") or {}).get("volumes") or ():
-        csi = volume.get("csi") or {}
-        if csi.get("driver") == volumes.DRIVER:
-            try:
-                yield volume["name"], volumes.parse(csi.get("volumeAttributes") or {})
-            except Malformed:
-                continue  # it cannot be mounted, so it refers to nothing
+    left = _MAX_PARTS
+    for volume in listed(pod, "spec", "volumes"):
+        if text(volume, "csi", "driver") != volumes.DRIVER or not text(volume, "name"):
+            continue
+        try:
+            content = volumes.parse(at(volume, "csi", "volumeAttributes") or {})
+        except Malformed:
+            # It cannot be mounted, so it refers to nothing. To find that out takes as long as for a full one.
+            left -= volumes.MAX_PARTS
+        else:
+            left -= volumes.parts(content)
+            if left >= 0:
+                yield volume["name"], content
+        if left <= 0:
+            return
 
 
-def _references(spec: Object) -> Iterator[str]:
-    for ref in spec.get("imagePullSecrets") or ():
-        yield from _name(ref)
-    for kind in _CONTAINERS:
-        for container in spec.get(kind) or ():
-            for source in container.get("envFrom") or ():
-                yield from _name(source.get("secretRef"))
-            for variable in container.get("env") or ():
-                yield from _name((variable.get("valueFrom") or {}).get("secretKeyRef"))
-    for volume in spec.get("volumes") or ():
-        yield from _volume(volume)
-
-
-def _volume(volume: Object) -> Iterator[str]:
-    if (secret := volume.get("secret")) and secret.get("secretName"):
-        yield secret["secretName"]
-    for source in (volume.get("projected") or {}).get("sources") or ():
-        yield from _name(source.get("secret"))
-    if (azure := volume.get("azureFile")) and azure.get("secretName"):
-        yield azure["secretName"]
-    yield from _name((volume.get("csi") or {}).get("nodePublishSecretRef"))
-    for kind in _SECRET_REF_VOLUMES:
-        yield from _name((volume.get(kind) or {}).get("secretRef"))
-
-
-def _name(ref: Object | None) -> Iterator[str]:
-    if ref and ref.get("name"):
-        yield ref["name"]
+def _references(spec: Any) -> Iterator[str]:
+    yield from (text(ref, "name") for ref in listed(spec, "imagePullSecrets"))
+    for _, container in containers(spec):
+        yield from (text(source, "secretRef", "name") for source in listed(container, "envFrom"))
+        yield from (text(variable, "valueFrom", "secretKeyRef", "name") for variable in listed(container, "env"))
+    for volume in listed(spec, "volumes"):
+        yield text(volume, "secret", "secretName")
+        yield from (text(source, "secret", "name") for source in listed(volume, "projected", "sources"))
+        yield text(volume, "azureFile", "secretName")
+        yield text(volume, "csi", "nodePublishSecretRef", "name")
+        yield from (text(volume, kind, "secretRef", "name") for kind in SECRET_REF_VOLUMES)

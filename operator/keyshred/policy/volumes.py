@@ -4,9 +4,11 @@ The pod webhook writes them, the node plugin reads them, and the unseal call lea
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from keyshred.errors import Malformed
 
@@ -16,6 +18,15 @@ ATTRIBUTE_VARIABLES: Final = "keyshred.dev/variables"
 DEFAULT_MODE: Final = 0o644
 """Of files, where neither volume nor item says more (core/v1, SecretVolumeSource)."""
 MODE_MASK: Final = 0o777
+MAX_SECRETS: Final = 64
+"""In one volume: each is a call of the driver, with values of up to 1 MiB."""
+MAX_PARTS: Final = 4096
+"""In one volume: Secrets, items, values and directories. As many as a sealed Secret can have keys."""
+MAX_TEXT: Final = 256 * 1024
+"""Characters of the attribute."""
+_SECRETS_WORDS: Final = f"more than {MAX_SECRETS} Secrets"
+_PARTS_WORDS: Final = f"more than {MAX_PARTS:,} Secrets, items, values and directories"
+_TEXT_WORDS: Final = f"more than {MAX_TEXT >> 10} KiB of volumeAttributes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +85,53 @@ def attributes(content: Content) -> dict[str, str]:
     """The volumeAttributes; the same content has the same text."""
     match content:
         case Files():
-            sources = [_without_defaults(s) for s in content.sources]
-            nested = {"nested": list(content.nested)} if content.nested else {}
+            nested = {"nested": content.nested} if content.nested else {}
+            sources = [_source_text(s) for s in content.sources]
             return {ATTRIBUTE_FILES: _text({"defaultMode": content.default_mode, "sources": sources} | nested)}
         case Variables():
-            return {ATTRIBUTE_VARIABLES: _text([_without_defaults(v) for v in content.values])}
+            return {ATTRIBUTE_VARIABLES: _text([_variable_text(v) for v in content.values])}
+
+
+def excess(content: Content) -> str:
+    """What of it is more than one volume can hold; empty: nothing."""
+    if len(secrets(content)) > MAX_SECRETS:
+        return _SECRETS_WORDS
+    if parts(content) > MAX_PARTS:
+        return _PARTS_WORDS
+    if any(len(text) > MAX_TEXT for text in attributes(content).values()):
+        return _TEXT_WORDS
+    return ""
 
 
 def parse(given: Mapping[str, str]) -> Content:
     """From volumeAttributes, which anybody who may create pods can write; others than ours are passed over.
 
-    Raises Malformed for a text that is not what `attributes` writes, or for paths that leave the volume.
+    Raises Malformed for a text that is not what `attributes` writes, for more than a volume can hold, or for paths that
+    leave the volume.
     """
-    if (ATTRIBUTE_FILES in given) == (ATTRIBUTE_VARIABLES in given):
+    if not isinstance(given, Mapping) or (ATTRIBUTE_FILES in given) == (ATTRIBUTE_VARIABLES in given):
         raise Malformed(f"a volume of {DRIVER} needs {ATTRIBUTE_FILES} or {ATTRIBUTE_VARIABLES} in volumeAttributes")
     try:
-        if ATTRIBUTE_VARIABLES in given:
-            return Variables(tuple(_variable(v) for v in json.loads(given[ATTRIBUTE_VARIABLES])))
-        read = json.loads(given[ATTRIBUTE_FILES])
-        nested = tuple(check_path(_string(n)) for n in read.get("nested") or ())
-        return Files(tuple(_source(s) for s in read["sources"]), _mode(read["defaultMode"]), nested)
+        text = _string(given[ATTRIBUTE_VARIABLES if ATTRIBUTE_VARIABLES in given else ATTRIBUTE_FILES])
+        if len(text) > MAX_TEXT:
+            raise _too_much(_TEXT_WORDS)
+        # Unlike json, it bounds depth and numbers, and takes no lone surrogates, which no path can have.
+        read = orjson.loads(text)
+        content = _variables(read) if ATTRIBUTE_VARIABLES in given else _files(read)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Malformed(f"the volumeAttributes of a volume of {DRIVER} cannot be read") from None
+    if len(secrets(content)) > MAX_SECRETS:
+        raise _too_much(_SECRETS_WORDS)
+    return content
+
+
+def parts(content: Content) -> int:
+    """How many Secrets, items, values and directories it names."""
+    match content:
+        case Files():
+            return len(content.sources) + sum(len(s.items or ()) for s in content.sources) + len(content.nested)
+        case Variables():
+            return len(content.values)
 
 
 def secrets(content: Content) -> frozenset[str]:
@@ -118,11 +154,36 @@ def check_path(path: str) -> str:
     return path
 
 
+def _files(read: Mapping[str, Any]) -> Files:
+    sources, nested = _list(read["sources"]), _list(read.get("nested", []))
+    # Before anything is made of them.
+    _check_parts(len(sources) + len(nested) + sum(len(_list(s.get("items") or [])) for s in sources))
+    return Files(
+        tuple(_source(s) for s in sources),
+        _mode(read["defaultMode"]),
+        tuple(check_path(_string(n)) for n in nested),
+    )
+
+
+def _variables(read: Any) -> Variables:
+    _check_parts(len(_list(read)))
+    return Variables(tuple(_variable(v) for v in read))
+
+
+def _check_parts(count: int) -> None:
+    if count > MAX_PARTS:
+        raise _too_much(_PARTS_WORDS)
+
+
+def _too_much(words: str) -> Malformed:
+    return Malformed(f"a volume of {DRIVER} has {words}, which is more than one can hold")
+
+
 def _source(read: Mapping[str, Any]) -> Source:
     items = read.get("items")
     return Source(
         _name(read["secret"]),
-        None if items is None else tuple(_item(i) for i in items),
+        None if items is None else tuple(_item(i) for i in _list(items)),
         read.get("optional", False) is True,
     )
 
@@ -151,21 +212,33 @@ def _string(value: object) -> str:
     return value
 
 
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
 def _mode(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MODE_MASK:
         raise ValueError
     return value
 
 
-def _without_defaults(part: Source | Variable) -> dict[str, Any]:
-    return _pruned({"optional": False, "items": None}, asdict(part))
+def _source_text(source: Source) -> dict[str, Any]:
+    items = {} if source.items is None else {"items": [_item_text(i) for i in source.items]}
+    return {"secret": source.secret} | items | _optional_text(source)
 
 
-def _pruned(defaults: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in whole.items() if not (k in defaults and defaults[k] == v)}
-    if isinstance(items := kept.get("items"), Iterable):
-        kept["items"] = [_pruned({"mode": None}, item) for item in items]
-    return kept
+def _item_text(item: Item) -> dict[str, Any]:
+    return {"key": item.key, "path": item.path} | ({} if item.mode is None else {"mode": item.mode})
+
+
+def _variable_text(variable: Variable) -> dict[str, Any]:
+    return {"secret": variable.secret, "key": variable.key} | _optional_text(variable)
+
+
+def _optional_text(part: Source | Variable) -> dict[str, Any]:
+    return {"optional": True} if part.optional else {}
 
 
 def _text(value: Any) -> str:

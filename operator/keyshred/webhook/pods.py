@@ -1,23 +1,23 @@
 """Admission of Pods in sealing namespaces: what they use of Secrets is asked for, and the planner decides."""
 
 import asyncio
-import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from keyshred.envelope.format import OVERHEAD
-from keyshred.errors import KubeUnavailable, Malformed, NotFound, Refused
+from keyshred.errors import KeyshredError, KubeUnavailable, Malformed, NotFound, Refused
 from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
-from keyshred.policy import pod_plan
+from keyshred.policy import env_file, pod_plan
+from keyshred.policy.pod_bounds import MAX_KEYS
 from keyshred.policy.pod_plan import Known, Terms
 from keyshred.policy.secrets import decode_data
 from keyshred.webhook.review import ALLOW, Answer, Review
 from keyshred.webhook.snapshot import Snapshot
 
 _AT_A_TIME: Final = 8
-"""Secrets of one pod that are read at once."""
+"""Secrets of one pod that are read at once: each has up to 1 MiB."""
 _PARTS: Final = (("spec",), ("metadata", "annotations"))
 """What of a Pod is changed."""
 
@@ -54,45 +54,87 @@ class PodAdmission:
     async def _terms(self, namespace: str, pod: Json) -> Terms:
         policy = await self.snapshot.policy()
         left_out = policy.left_out(namespace)
-        slots = asyncio.Semaphore(_AT_A_TIME)
-
-        async def read(resource: str, name: str) -> Json | None:
-            async with slots:
-                try:
-                    return await self.kube.get(path(resource, name, namespace=namespace))
-                except NotFound:
-                    return None
-                except Refused as error:
-                    # Its RoleBinding comes with the label, and an API server may not know both at once.
-                    raise KubeUnavailable(
-                        f"keyshred may not read the {resource} of namespace {namespace} yet: try again"
-                    ) from error
-
-        async def read_all(resource: str, names: Iterable[str]) -> dict[str, Json]:
-            wanted = sorted(names)
-            found = await asyncio.gather(*(read(resource, name) for name in wanted))
-            return {name: obj for name, obj in zip(wanted, found, strict=True) if obj is not None}
-
-        secrets, config_maps = await asyncio.gather(
-            read_all("secrets", pod_plan.wanted(pod)), read_all("configmaps", pod_plan.wanted_config_maps(pod))
+        # Both raise Refused for too much, before anything is read.
+        secrets = pod_plan.wanted(pod)
+        config_maps = pod_plan.wanted_config_maps(pod) if secrets else ()
+        reading = _Reading(self.kube, namespace, left_out)
+        await _all(
+            [
+                *(reading.secret(name) for name in sorted(secrets)),
+                *(reading.config_map(name) for name in sorted(config_maps)),
+            ]
         )
-        sealed = {name for name, secret in secrets.items() if _is_sealed(secret)}
         return Terms(
             image=self.image,
             pull_policy=self.pull_policy,
-            secrets={name: _known(secret, name in left_out, name in sealed) for name, secret in secrets.items()},
-            left_out=left_out - sealed,
-            config_map_keys={
-                name: frozenset((found.get("data") or {}).keys() | (found.get("binaryData") or {}).keys())
-                for name, found in config_maps.items()
-            },
+            secrets=reading.secrets,
+            left_out=left_out - {name for name, known in reading.secrets.items() if known.unfit is None},
+            config_map_keys=reading.config_maps,
         )
 
 
-def _known(secret: Json, left_out: bool, sealed: bool) -> Known:
-    data = decode_data(secret)
+@dataclass(slots=True)
+class _Reading:
+    """What is learnt of the Secrets and ConfigMaps of one pod. No object is kept, and no value."""
+
+    kube: Kube
+    namespace: str
+    left_out: frozenset[str]
+    secrets: dict[str, Known] = field(default_factory=dict)
+    config_maps: dict[str, frozenset[str]] = field(default_factory=dict)
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_A_TIME))
+    _keys: int = 0
+
+    async def secret(self, name: str) -> None:
+        async with self._slots:
+            if (found := await self._read("secrets", name)) is not None:
+                known = _known(found, name in self.left_out)
+                self._count(known.keys)
+                self.secrets[name] = known
+
+    async def config_map(self, name: str) -> None:
+        async with self._slots:
+            if (found := await self._read("configmaps", name)) is not None:
+                keys = frozenset((found.get("data") or {}).keys() | (found.get("binaryData") or {}).keys())
+                self._count(keys)
+                self.config_maps[name] = keys
+
+    async def _read(self, resource: str, name: str) -> Json | None:
+        try:
+            return await self.kube.get(path(resource, name, namespace=self.namespace))
+        except NotFound:
+            return None
+        except Refused as error:
+            # Its RoleBinding comes with the label, and an API server may not know both at once.
+            raise KubeUnavailable(
+                f"keyshred may not read the {resource} of namespace {self.namespace} yet: try again"
+            ) from error
+
+    def _count(self, keys: frozenset[str]) -> None:
+        self._keys += len(keys)
+        if self._keys > MAX_KEYS:
+            raise Refused(
+                f"spec: its Secrets and ConfigMaps have more than {MAX_KEYS:,} keys together, which are too many for "
+                "one pod; split the pod"
+            )
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of it at once. The first failure ends the rest, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for one in work:
+                tasks.create_task(one)
+    except ExceptionGroup as group:
+        # What is not ours, if anything, is what somebody must look at.
+        raise min(group.exceptions, key=lambda error: isinstance(error, KeyshredError)) from None
+
+
+def _known(secret: Json, left_out: bool) -> Known:
+    data, sealed = decode_data(secret), _is_sealed(secret)
     empty = frozenset(key for key, value in data.items() if len(value) == (OVERHEAD if sealed else 0))
-    return Known(frozenset(data), None if sealed else data, left_out and not sealed, empty)
+    unfit = None if sealed else {key: why for key, value in data.items() if (why := env_file.unfit(value))}
+    return Known(frozenset(data), unfit, left_out and not sealed, empty)
 
 
 def _is_sealed(secret: Json) -> bool:
@@ -113,5 +155,5 @@ def _patch(before: Json, after: Json) -> list[Json]:
         for part in parts:
             old, new = old.get(part) or {}, new.get(part) or {}
         if old != new:
-            patch.append({"op": "add", "path": "/" + "/".join(parts), "value": copy.deepcopy(new)})
+            patch.append({"op": "add", "path": "/" + "/".join(parts), "value": new})
     return patch

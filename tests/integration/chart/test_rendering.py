@@ -287,6 +287,31 @@ def test_webhooks_fail_closed_and_select_little() -> None:
             assert own or "namespaceSelector" in webhook
 
 
+@pytest.mark.parametrize(
+    ("node", "namespace"),
+    [({}, NAMESPACE), ({"namespace": "keyshred-node"}, "keyshred-node"), ({"enabled": False}, NAMESPACE)],
+)
+def test_the_driver_reaches_the_webhook_whoever_else_may(node: Json, namespace: str) -> None:
+    given = [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    for allowed in ([], given):
+        objects = chart.render({"networkPolicy": {"webhookFrom": allowed}, "node": node})
+        policies = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "NetworkPolicy"}
+        to_port = next(i for i in policies["keyshred-webhook"]["ingress"] if i["ports"][0]["port"] == 8443)
+        if not allowed:
+            assert "from" not in to_port, "everybody"
+            continue
+        *others, driver = to_port["from"]
+        assert others == given
+        assert driver["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+        for daemon_set in (o for o in objects if o["kind"] == "DaemonSet"):
+            assert daemon_set["metadata"]["namespace"] == namespace
+            labels = daemon_set["spec"]["template"]["metadata"]["labels"]
+            assert driver["podSelector"]["matchLabels"] == daemon_set["spec"]["selector"]["matchLabels"]
+            assert driver["podSelector"]["matchLabels"].items() <= labels.items()
+            # A selector of pods means nothing for those that have the host's address.
+            assert "hostNetwork" not in daemon_set["spec"]["template"]["spec"]
+
+
 def test_json_of_the_dashboard_is_whole() -> None:
     made = [o for o in chart.render(EVERYTHING) if o["metadata"]["name"] == "keyshred-dashboard"]
     assert json.loads(made[0]["data"]["keyshred.json"])

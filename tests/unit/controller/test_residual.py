@@ -11,7 +11,7 @@ from keyshred.controller.ledger import Ledger
 from keyshred.controller.residual import Residuals
 from keyshred.envelope.format import Born, Envelope, Mechanism, serialise
 from keyshred.errors import KeyshredError, KubeUnavailable, Refused
-from keyshred.kube.client import Kube, path
+from keyshred.kube.client import Json, Kube, path
 from keyshred.names import ANNOTATION_ENVELOPE
 from keyshred.policy.residual import Residual
 from keyshred.policy.volumes import DRIVER, Files, Source, attributes
@@ -68,3 +68,33 @@ async def test_nor_what_takes_too_long(kube: FakeKube, monkeypatch: pytest.Monke
     monkeypatch.setattr(residual, "_SECONDS", 0.01)
     kube.hang = asyncio.Event()
     assert await counting(kube).at_destruction(KEY_A) is None
+
+
+async def test_a_pod_that_cannot_be_read_is_not_reached(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add = Residual.add
+
+    def failing(counted: Residual, pod: Json, *rest: Any) -> None:
+        add(counted, pod, *rest)
+        if pod["metadata"]["name"] == "odd":
+            raise RecursionError("a value")
+
+    monkeypatch.setattr(Residual, "add", failing)
+    volumes = kube.objects[PODS]["p"]["spec"]["volumes"]
+    others = [{"name": "other", "csi": {"driver": "other"}}, {"name": "tmp", "emptyDir": {}}, "no volume"]
+    kube.put(
+        *(PODS, "odd"),
+        metadata={"uid": "o", "namespace": "ns"},
+        spec={"volumes": volumes + others},
+        status={"phase": "Running"},
+    )
+    kube.put(PODS, "q", metadata={"uid": "q"}, spec={"volumes": volumes}, status={"phase": "Running"})
+    assert await counting(kube).at_destruction(KEY_A) == Residual(unreached=1 + len(volumes) + 1)
+    assert "pod ns/odd cannot be read" in caplog.text and "a value" not in caplog.text
+
+
+async def test_no_error_keeps_a_key_from_being_destroyed(kube: FakeKube, caplog: pytest.LogCaptureFixture) -> None:
+    kube.errors[EVENTS] = TypeError("a value")
+    assert await counting(kube).at_destruction(KEY_A) is None
+    assert "TypeError" in caplog.text and "a value" not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from keyshred.errors import KubeUnavailable, NotFound, Refused, WatchExpired
 from keyshred.kube import mirror as module
 from keyshred.kube.client import TABLE, Json, Kube
-from keyshred.kube.mirror import Mirror
+from keyshred.kube.mirror import Mirror, Turns
 from tests.unit.fakes import FakeKube, settle
 
 URL = "/things"
@@ -125,6 +125,135 @@ async def test_an_object_that_cannot_be_read_shows_nothing_of_itself(
     async with running(world.mirror):
         await settle()
     assert "ValueError" in caplog.text and "a value" not in caplog.text
+
+
+async def test_it_keeps_no_others_from_being_known(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    for name, n in (("a", 1), ("odd", "x"), ("z", 2)):
+        world.kube.put(URL, name, notify=False, n=n)
+    async with running(world.mirror):
+        assert world.synced() and world.mirror.objects == {"a": 1, "z": 2} and world.mirror.unread == {"odd"}
+        world.kube.put(URL, "odd", n="y")
+        world.kube.put(URL, "b", n=3)
+        world.kube.put(URL, "a", n="odd now")
+        await settle()
+        assert world.mirror.objects == {"b": 3, "z": 2} and world.mirror.unread == {"a", "odd"}
+        world.kube.events[URL].put_nowait(WatchExpired("gone"))
+        await settle()
+        assert world.mirror.unread == {"a", "odd"} and caplog.text.count(f"{URL}/odd cannot be read") == 1
+        world.kube.put(URL, "odd", n=4)
+        world.kube.remove(URL, "a")
+        await settle()
+        assert world.mirror.objects == {"b": 3, "odd": 4, "z": 2} and not world.mirror.unread
+
+
+async def test_what_stands_for_an_object_that_cannot_be_read(world: World) -> None:
+    world.mirror = Mirror[int](
+        world.kube.kube, URL, lambda obj: int(obj["n"]), world.changed, unreadable=lambda obj: -len(obj["n"])
+    )
+    world.kube.put(URL, "odd", notify=False, n="x")
+    async with running(world.mirror):
+        assert world.mirror.objects == {"odd": -1}
+        told = world.told
+        world.kube.put(URL, "odd", n="xy")
+        await settle()
+        assert world.mirror.objects == {"odd": -2} and world.told == told + 1
+
+
+class Essence:
+    """A mirror that goes by `n` alone; `read` has every `n` that was read."""
+
+    def __init__(self) -> None:
+        self.kube = FakeKube(URL)
+        self.read: list[Any] = []
+        self.mirror = Mirror[int](
+            self.kube.kube, URL, self._read, lambda: None, essence=self._essence, unreadable=lambda obj: -1
+        )
+
+    def _essence(self, obj: Json) -> bytes:
+        return str(obj["n"]).encode()
+
+    def _read(self, obj: Json) -> int:
+        self.read.append(obj["n"])
+        return int(obj["n"])
+
+
+async def test_what_has_not_changed_is_not_read_again() -> None:
+    world = Essence()
+    world.kube.put(URL, "a", notify=False, n=1)
+    world.kube.put(URL, "odd", notify=False, n="x")
+    async with running(world.mirror):
+        world.kube.put(URL, "a", n=1, status="x")
+        world.kube.put(URL, "odd", n="x", status="x")
+        await settle()
+        world.kube.events[URL].put_nowait(WatchExpired("gone"))
+        await settle()
+        assert world.read == [1, "x"] and world.mirror.objects == {"a": 1, "odd": -1}
+        assert world.mirror.unread == {"odd"}
+        world.kube.put(URL, "a", n=2)
+        await settle()
+        world.kube.remove(URL, "a")
+        world.kube.put(URL, "a", n=2)
+        await settle()
+        assert world.read == [1, "x", 2, 2] and world.mirror.objects == {"a": 2, "odd": -1}
+
+
+async def test_a_list_that_breaks_off_has_changed_nothing() -> None:
+    """Else an object would pass for unchanged that was read, and not kept."""
+    pages: list[Json | Exception] = [
+        {"metadata": {"resourceVersion": "1"}, "items": [{"metadata": {"name": "a"}, "n": 1}]},
+        {"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "a"}, "n": 2}]},
+        KubeUnavailable("away"),
+        {"metadata": {"resourceVersion": "3"}, "items": [{"metadata": {"name": "a"}, "n": 2}]},
+    ]
+    world = Essence()
+    seen: list[dict[str, int]] = []
+
+    async def get(*_: Any, **__: Any) -> Json:
+        seen.append(dict(world.mirror.objects))
+        page = pages.pop(0)
+        if isinstance(page, Exception):
+            raise page
+        return page
+
+    world.kube.get = get  # type: ignore[method-assign]
+    async with running(world.mirror):
+        world.kube.events[URL].put_nowait(WatchExpired("gone"))
+        await settle()
+        assert seen == [{}, {"a": 1}, {"a": 1}, {"a": 1}] and world.mirror.objects == {"a": 2}
+
+
+async def test_others_have_a_turn_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many mirrors there are."""
+    monkeypatch.setattr(module, "_SLICE", 0)
+    turns, read, rounds = Turns(), list[int](), 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(turns.take([{}] * 10, lambda _: read.append(rounds)) for _ in range(3)))
+    counting.cancel()
+    assert len(read) == len(set(read)) == 30
+
+
+async def test_others_have_a_turn_between_events_that_are_there_already(world: World) -> None:
+    read_at: list[int] = []
+    rounds = 0
+
+    def read(obj: Json) -> int:
+        read_at.append(rounds)
+        return int(obj["n"])
+
+    async with running(Mirror[int](world.kube.kube, URL, read, world.changed)):
+        for n in range(5):
+            world.kube.put(URL, "a", n=n)
+        for _ in range(20):
+            rounds += 1
+            await asyncio.sleep(0)
+    assert len(read_at) == len(set(read_at)) == 5
 
 
 class Tables:

@@ -24,7 +24,9 @@ Values = Mapping[str, Mapping[str, bytes]]
 IMAGE = "registry/keyshred:1"
 NOT_BACKED_UP = "backup.velero.io/backup-volumes-excludes"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+unhurried = settings(
+    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 def pod(*, annotations: dict[str, str] | None = None, **spec: Any) -> Json:
@@ -84,8 +86,8 @@ def native(planned: Json) -> Any:
 
 
 SEALED = terms({"s": {"k", "l"}, "t": {"k"}})
-PLAIN = terms({"s": Known(frozenset({"k"}), {"k": b"v"})})
-LEFT_OUT = terms({"s": Known(frozenset({"k"}), {"k": b"v"}, left_out=True)})
+PLAIN = terms({"s": Known(frozenset({"k"}), {})})
+LEFT_OUT = terms({"s": Known(frozenset({"k"}), {}, left_out=True)})
 
 
 def stored(whole: Json) -> Json:
@@ -113,7 +115,7 @@ class World:
             {
                 n: Known(
                     frozenset(v),
-                    v if n in self.plain | self.left_out else None,
+                    unfit(v) if n in self.plain | self.left_out else None,
                     n in self.left_out,
                     frozenset(k for k, value in v.items() if not value),
                 )
@@ -122,6 +124,11 @@ class World:
             self.left_out,
             {n: set(v) for n, v in self.config_maps.items()},
         )
+
+
+def unfit(values: Mapping[str, bytes]) -> dict[str, str]:
+    """Why they fit no variable, for those that do not."""
+    return {key: why for key, value in values.items() if (why := env_file.unfit(value))}
 
 
 class Fails(Exception):
@@ -279,3 +286,47 @@ pods = st.builds(
     containers("side"),
     st.tuples(_volume_sources, _volume_sources, _volume_sources),
 )
+
+junk: st.SearchStrategy[Any] = st.sampled_from(
+    (
+        None,
+        True,
+        -1,
+        10**30,
+        1.5,
+        "",
+        "x",
+        "..",
+        "a/b",
+        "\ud800",
+        [],
+        {},
+        [None],
+        [[]],
+        ["x"],
+        {"name": 1},
+        {"x": ["x"]},
+    )
+).map(copy.deepcopy)
+"""What is in no pod, where it stands."""
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, whole: Any) -> Any:
+    """That JSON with junk in up to three places."""
+    result = {"whole": copy.deepcopy(whole)}
+    for _ in range(draw(st.integers(1, 3))):
+        spot: Any = result
+        while spot:
+            key = draw(st.sampled_from(sorted(spot) if isinstance(spot, dict) else range(len(spot))))
+            inner = spot[key]
+            if not isinstance(inner, dict | list) or draw(st.integers(0, 5)) == 0:
+                spot[key] = draw(junk)
+                break
+            spot = inner
+    return result["whole"]

@@ -4,8 +4,18 @@ from typing import Any
 
 import pytest
 
+from keyshred.policy import pod_plan
 from keyshred.policy.found import Holder, When
-from keyshred.policy.holders import read_gateway, read_ingress, read_pod, read_template, read_volume
+from keyshred.policy.holders import (
+    essence,
+    read_gateway,
+    read_ingress,
+    read_pod,
+    read_template,
+    read_volume,
+    unread,
+    unread_volume,
+)
 
 Json = dict[str, Any]
 META: Json = {"name": "web", "namespace": "ns"}
@@ -139,3 +149,103 @@ def test_a_pod_of_a_template_that_is_not_read_tells_what_hinders_the_next(owner:
     found = read_pod({"metadata": META | {"ownerReferences": [owner]}, "spec": {"volumes": [MIXED, FINE]}})
     assert (found.refers, found.who) == (frozenset({"s", "t"}), who)
     assert hindered(found) == ({("s", ALWAYS)} if is_read else set())
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """One for each plan that was made."""
+    made: list[Any] = []
+    plan = pod_plan.plan
+
+    def counted(pod: Any, terms: Any) -> Json:
+        made.append(pod)
+        return plan(pod, terms)
+
+    monkeypatch.setattr(pod_plan, "plan", counted)
+    return made
+
+
+def test_the_plans_of_one_object_are_few(plans: list[Any]) -> None:
+    """Whoever may write it names as many Secrets as fit in."""
+    sources = [{"secretRef": {"name": f"s{n}"}} for n in range(120)]
+    late = [{"secretRef": {"name": f"late{n}", "optional": True}} for n in range(120)]
+    found = read_template("Job", obj(template={"spec": pod_spec([], "linux", {"envFrom": sources + late})}))
+    assert hindered(found) == {(f"s{n}", ABSENT) for n in range(120)}
+    assert all(f"Secret {h.secret}" in h.words and "does not exist" in h.words for h in found.hindrances)
+    assert len(plans) <= 8
+
+
+def test_what_names_too_many_to_be_planned_for(plans: list[Any]) -> None:
+    sources = [{"secretRef": {"name": f"s{n}"}} for n in range(1000)]
+    found = read_template("Job", obj(template={"spec": pod_spec([FINE], "linux", {"envFrom": sources})}))
+    assert found.refers == {"t"} | {f"s{n}" for n in range(1000)} and not plans
+    assert hindered(found) == {(name, ALWAYS) for name in found.refers}
+    assert "too many for one pod" in found.hindrances[0].words
+
+
+def test_what_is_left_as_it_is_lacks_nothing() -> None:
+    """Pods that a kubelet has from elsewhere, as the planner knows them."""
+    sources = [{"secretRef": {"name": f"s{n}"}} for n in range(10)]
+    meta = META | {"annotations": {"kubernetes.io/config.mirror": "x"}}
+    assert not read_pod({"metadata": meta, "spec": pod_spec([], "linux", {"envFrom": sources})}).hindrances
+
+
+def test_what_is_fine_is_planned_twice_at_most(plans: list[Any]) -> None:
+    env = {"env": [{"name": f"A{n}", "valueFrom": {"secretKeyRef": {"name": f"s{n}", "key": "k"}}} for n in range(50)]}
+    assert not read_template("Job", obj(template={"spec": pod_spec([FINE], "linux", env)})).hindrances
+    assert len(plans) <= 2
+
+
+WHOLE: Json = {
+    "metadata": META | {"labels": {"a": "b"}, "resourceVersion": "1", "generation": 1, "managedFields": []},
+    "spec": {"template": {"spec": {"volumes": [FINE]}}},
+    "status": {"phase": "Running", "replicas": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "is_same"),
+    [
+        ("status", {"replicas": 2}, True),
+        ("metadata", {"resourceVersion": "2", "generation": 2, "managedFields": [{}]}, True),
+        ("status", {"phase": "Failed"}, False),
+        ("spec", {"template": {"spec": {"volumes": [MIXED]}}}, False),
+        ("metadata", {"name": "other"}, False),
+        ("metadata", {"uid": "made anew"}, False),
+        ("metadata", {"labels": {"pod-template-hash": "x"}}, False),
+        ("metadata", {"annotations": {"a": "b"}}, False),
+        ("metadata", {"ownerReferences": [{"kind": "CronJob", "controller": True}]}, False),
+    ],
+)
+def test_what_an_object_is_read_anew_for(part: str, change: Json, is_same: bool) -> None:
+    assert (essence(WHOLE | {part: WHOLE[part] | change}) == essence(WHOLE)) is is_same
+
+
+def test_an_object_that_cannot_be_read_needs_every_name_in_it() -> None:
+    deep: Any = {"secretRef": {"name": "deep"}}
+    for _ in range(100_000):
+        deep = [deep]
+    spec = pod_spec([FINE, MIXED, OTHER_DRIVER, {"deep": deep}], "linux", ENV | {"args": ["not-one"]})
+    found = unread("Pod", obj(**spec, odd={"name": 5, "secretName": ["x"]}))
+    expected = frozenset({"s", "t", "u", "c", "deep", "fine", "all", "share", "linux"})
+    assert (found.refers, found.who) == (expected, "Pod web")
+    assert "cannot read" in found.why and not found.hindrances
+    assert unread("Pod", {"metadata": META}).refers == frozenset()
+
+
+def test_names_that_no_secret_has_are_none() -> None:
+    names = ("a.b-c", "A", "-a", "a_b", "", "a\n", "a" * 253, "a" * 254)
+    assert unread("Job", obj(refs=[{"name": n} for n in names])).refers == {"a.b-c", "a" * 253}
+
+
+def test_a_persistent_volume_that_cannot_be_read() -> None:
+    spec = {
+        "csi": {"nodeStageSecretRef": {"name": "a", "namespace": "x"}},
+        "azureFile": {"secretName": "b", "secretNamespace": "y"},
+        "claimRef": {"namespace": "claims"},
+    }
+    found = unread_volume(obj(**spec))
+    assert {namespace: holder.refers for namespace, holder in found.items()} == {
+        n: {"a", "b"} for n in ("x", "y", "claims")
+    }
+    assert all(holder.who == "PersistentVolume web" and holder.why for holder in found.values())

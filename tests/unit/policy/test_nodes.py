@@ -38,8 +38,10 @@ def test_kubelets_that_fill_environments(version: str, fills: bool) -> None:
     assert label_change(node(version, {LABEL_ENV_FILES: "true"})) == ({} if fills else {LABEL_ENV_FILES: None})
 
 
-def test_a_value_that_somebody_else_wrote_is_put_right() -> None:
-    assert label_change(node("v1.36.0", {LABEL_ENV_FILES: "no"})) == {LABEL_ENV_FILES: "true"}
+@pytest.mark.parametrize("version", ["v1.36.0", "v1.34.0", ""])
+@pytest.mark.parametrize("value", ["false", "no", ""])
+def test_a_value_that_somebody_else_wrote_keeps_these_pods_off(version: str, value: str) -> None:
+    assert label_change(node(version, {LABEL_ENV_FILES: value})) == {}
 
 
 def test_a_new_node_is_opened_when_its_driver_is_there() -> None:

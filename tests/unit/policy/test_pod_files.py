@@ -108,6 +108,8 @@ def test_a_mixed_volume_is_refused() -> None:
         ({"items": [{"key": "k", "path": "../up"}]}, "spec.volumes[0].secret.items[0].path"),
         ({"items": [{"key": "k", "path": "p", "mode": 0o1777}]}, "spec.volumes[0].secret.items[0]"),
         ({"defaultMode": -1}, "spec.volumes[0]"),
+        ({"defaultMode": True}, "spec.volumes[0]"),
+        ({"defaultMode": "0644"}, "spec.volumes[0]"),
     ],
 )
 def test_what_kubernetes_would_refuse_is_refused(secret: Json, field: str) -> None:

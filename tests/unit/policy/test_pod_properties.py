@@ -1,17 +1,19 @@
 """Whatever the pod: planned once is planned, nothing native is left, and containers see what they would have seen."""
 
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from keyshred.errors import Refused
 from keyshred.names import ANNOTATION_NATIVE
 from keyshred.policy import pod_files, pod_native
-from keyshred.policy.pod_plan import plan, restore, wanted
-from keyshred.policy.pods import native_secrets
+from keyshred.policy.pod_plan import plan, plan_ephemeral, restore, wanted, wanted_config_maps
+from keyshred.policy.pods import native_secrets, own_volumes, referred_secrets
 from keyshred.policy.volumes import Files, Variables
 from tests.unit.policy.pod_worlds import (
     Fails,
@@ -20,9 +22,12 @@ from tests.unit.policy.pod_worlds import (
     containers,
     environment,
     files,
+    json_values,
+    junk,
     key_ref,
     pods,
     secret_ref,
+    spoiled,
     stored,
     unhurried,
     worlds,
@@ -173,3 +178,70 @@ def _merged(old: Json, manifest: Json) -> Json:
             elif "value" in entry:
                 target["value"] = entry["value"]
     return new
+
+
+def read_by_all(pod: Any, world: World) -> None:
+    """Whoever reads pods says of this one what it is, or refuses it."""
+    terms = world.terms()
+    attempts: list[Callable[[], Any]] = [
+        lambda: wanted(pod),
+        lambda: wanted_config_maps(pod),
+        lambda: plan(pod, terms),
+        lambda: plan_ephemeral(pod, pod, terms),
+    ]
+    for attempt in attempts:
+        try:
+            attempt()
+        except Refused:
+            event("refused")
+    restore(pod, pod)
+    assert native_secrets(pod) <= referred_secrets(pod)
+    list(own_volumes(pod))
+    spec = pod["spec"] if isinstance(pod["spec"], dict) else {}
+    for volume in spec["volumes"] if isinstance(spec.get("volumes"), list) else ():
+        list(pod_files.native_names(volume))
+        try:
+            pod_files.files(volume, "spec.volumes[0]", terms)
+        except Refused:
+            event("refused")
+
+
+@unhurried
+@given(pods, worlds, st.data())
+def test_a_pod_that_is_none(pod: Json, world: World, data: st.DataObject) -> None:
+    pod["spec"]["ephemeralContainers"] = [{"name": "debug", "env": [key_ref("K", "a", "K")]}]
+    read_by_all({"metadata": {}, "spec": {}} | data.draw(spoiled(pod).filter(lambda p: isinstance(p, dict))), world)
+    planned = planned_or_not(pod, world)
+    read_by_all({"metadata": {}, "spec": {}} | data.draw(spoiled(planned).filter(lambda p: isinstance(p, dict))), world)
+
+
+@unhurried
+@given(pods, worlds, st.data())
+def test_a_record_of_anybody(pod: Json, world: World, data: st.DataObject) -> None:
+    planned = planned_or_not(pod, world)
+    record = json.loads(planned["metadata"].get("annotations", {}).get(ANNOTATION_NATIVE, "{}"))
+    text = data.draw((json_values | spoiled(record)).map(json.dumps) | st.text())
+    for given_pod in (pod, planned):
+        hostile = given_pod | {"metadata": {"name": "p", "annotations": {ANNOTATION_NATIVE: text}}}
+        read_by_all(hostile, world)
+        restore(pod, hostile)
+        restore(hostile, planned)
+        try:
+            after = plan(hostile, world.terms())
+        except Refused:
+            continue
+        assert not {name for name in native_secrets(after) if not world.terms().keeps(name)}
+        orjson.dumps(after)
+    event(f"read: {bool(pod_native.read(hostile).text())}")
+
+
+@unhurried
+@given(pods, worlds, st.data())
+def test_attributes_of_anybody(pod: Json, world: World, data: st.DataObject) -> None:
+    planned = planned_or_not(pod, world)
+    ours = [v for v in planned["spec"]["volumes"] if "csi" in v]
+    assume(ours)
+    attributes = data.draw(st.sampled_from(ours))["csi"]["volumeAttributes"]
+    for name, text in list(attributes.items()):
+        attributes[name] = data.draw((json_values | spoiled(json.loads(text))).map(json.dumps) | st.text() | junk)
+    read_by_all(planned, world)

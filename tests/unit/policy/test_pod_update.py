@@ -11,7 +11,7 @@ from keyshred.names import ANNOTATION_NATIVE
 from keyshred.policy.pod_plan import Known, plan, plan_ephemeral, restore
 from tests.unit.policy.pod_worlds import NOT_BACKED_UP, Json, file_ref, key_ref, pod, secret_ref, stored, terms
 
-KNOWN = terms({"s": {"k", "l"}, "t": {"k"}, "o": Known(frozenset({"k"}), {"k": b"v"}, left_out=True)})
+KNOWN = terms({"s": {"k", "l"}, "t": {"k"}, "o": Known(frozenset({"k"}), {}, left_out=True)})
 
 
 def manifest() -> Json:

@@ -48,6 +48,12 @@ def test_image_pull_secrets() -> None:
         {"containers": [{"env": [{"name": "s", "value": "s"}], "envFrom": [{"configMapRef": {"name": "s"}}]}]},
         {"containers": [{"env": [{"name": "E", "valueFrom": {"configMapKeyRef": {"name": "s"}}}]}]},
         {"serviceAccountName": "s"},
+        {"volumes": {"secret": {"secretName": "s"}}, "containers": "s", "imagePullSecrets": {"name": "s"}},
+        {"volumes": [None, "s", {"secret": "s"}, {"secret": {"secretName": ["s"]}}, {"projected": ["s"]}]},
+        {"volumes": [{"projected": {"sources": {"secret": {"name": "s"}}}}, {"csi": "s"}, {"rbd": {"secretRef": 1}}]},
+        {"containers": [None, "s", {"env": {"name": "s"}, "envFrom": "s"}, {"env": [1], "envFrom": [None]}]},
+        {"containers": [{"env": [{"valueFrom": "s"}, {"valueFrom": {"secretKeyRef": {"name": {"s": 1}}}}]}]},
+        {"imagePullSecrets": [None, 1, {"name": 1}]},
     ],
 )
 def test_what_refers_to_no_secret(spec: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What a volume is to hold: the same text for the same content, and nothing that anybody could smuggle in."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from keyshred.errors import Malformed
 from keyshred.policy.volumes import (
     ATTRIBUTE_FILES,
     ATTRIBUTE_VARIABLES,
+    MAX_PARTS,
+    MAX_SECRETS,
+    MAX_TEXT,
     Content,
     Files,
     Item,
@@ -17,7 +21,9 @@ from keyshred.policy.volumes import (
     Variable,
     Variables,
     attributes,
+    excess,
     parse,
+    parts,
     secrets,
 )
 
@@ -70,8 +76,58 @@ def test_paths_that_leave_the_volume(path: str) -> None:
         {ATTRIBUTE_VARIABLES: '[{"secret":"a","key":".."}]'},
         {ATTRIBUTE_VARIABLES: '[{"secret":"..","key":"k"}]'},
         {ATTRIBUTE_VARIABLES: '{"secret":"a"}'},
+        {ATTRIBUTE_VARIABLES: "{}"},
+        {ATTRIBUTE_VARIABLES: '[{"secret":1,"key":"k"}]'},
+        {ATTRIBUTE_VARIABLES: '[{"secret":"a","key":null}]'},
+        {ATTRIBUTE_VARIABLES: '[{"secret":"a","key":["k"]}]'},
+        {ATTRIBUTE_VARIABLES: '[{"secret":"a","key":"\\ud800"}]'},
+        {ATTRIBUTE_VARIABLES: "[" * 100_000},
+        {ATTRIBUTE_FILES: "[" * 500 + "]" * 500},
+        {ATTRIBUTE_FILES: '{"defaultMode":' + "9" * 5000 + ',"sources":[]}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":{}}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":""}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":["a"]}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":[{"secret":"a","items":{}}]}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":[{"secret":"a","items":"ab"}]}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":[],"nested":"ab"}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":[],"nested":{"a":1}}'},
+        {ATTRIBUTE_FILES: '{"defaultMode":420,"sources":[],"nested":[1]}'},
+        {ATTRIBUTE_FILES: 1},
+        {ATTRIBUTE_FILES: ["a"]},
+        [ATTRIBUTE_FILES],
+        "text",
+        1,
     ],
 )
-def test_attributes_that_are_not_ours(given: dict[str, str]) -> None:
+def test_attributes_that_are_not_ours(given: Any) -> None:
     with pytest.raises(Malformed):
         parse(given)
+
+
+_MANY = tuple(f"s{n}" for n in range(MAX_SECRETS + 1))
+_ITEMS_TOO_MANY = (Item("k", "p"),) * (MAX_PARTS // 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Files(tuple(map(Source, _MANY))), "64 Secrets"),
+        (Variables(tuple(Variable(s, "k") for s in _MANY)), "64 Secrets"),
+        (Files((Source("a", _ITEMS_TOO_MANY), Source("a", _ITEMS_TOO_MANY))), "4,096 Secrets, items"),
+        (Files((Source("a", _ITEMS_TOO_MANY),), nested=("d",) * (MAX_PARTS // 2)), "4,096 Secrets, items"),
+        (Variables((Variable("a", "k"),) * (MAX_PARTS + 1)), "4,096 Secrets, items"),
+        (Files((Source("a", (Item("k", "p" * MAX_TEXT),)),)), "256 KiB"),
+    ],
+    ids=["Secrets", "Secrets of values", "items", "directories", "values", "text"],
+)
+def test_more_than_one_volume_can_hold(content: Content, words: str) -> None:
+    assert words in excess(content)
+    with pytest.raises(Malformed, match=words):
+        parse(attributes(content))
+
+
+def test_as_much_as_one_volume_can_hold() -> None:
+    sources = tuple(Source(s, (Item("k", "p"),) * 30) for s in _MANY[:MAX_SECRETS])
+    content = Files(sources, nested=("d",) * (MAX_PARTS - 64 * 31))
+    assert parts(content) == MAX_PARTS and excess(content) == ""
+    assert parse(attributes(content)) == content
