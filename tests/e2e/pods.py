@@ -3,12 +3,14 @@
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.cluster import images
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import until
+from tests.integration.system.tenant import Tenant
 
 Json = dict[str, Any]
 
@@ -50,6 +52,20 @@ def mounting(namespace: str, name: str, *secrets: str, **spec: Any) -> Json:
     return pod(namespace, name, STAY, container={"volumeMounts": mounts}, volumes=volumes, **spec)
 
 
+def variable(secret: str, key: str = "a", name: str = "A") -> Json:
+    """An entry of env with a value of a Secret."""
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+@contextmanager
+def open_to_everybody(tenant: Tenant) -> Iterator[Tenant]:
+    """The tenant, where any ServiceAccount's pods may have what they refer to; its pods are gone in the end."""
+    everybody = json.dumps({"spec": {"subjects": None}})
+    tenant.kubectl.run("patch", "keyauthorization", tenant.name, "--type=merge", "-p", everybody)
+    yield tenant
+    tenant.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=90s")
+
+
 def wait_ended(kubectl: Kubectl, namespace: str, *names: str, seconds: float = 120) -> None:
     """Returns when they have succeeded. Errors: ClusterError."""
 
@@ -71,6 +87,16 @@ def seen(kubectl: Kubectl, namespace: str, name: str, container: str = "main") -
     """What it has printed, with the names of moments made equal."""
     said = kubectl.run("logs", name, f"--container={container}", f"--namespace={namespace}").stdout
     return _MOMENT.sub("..MOMENT", said)
+
+
+def both_say(kubectl: Kubectl, namespaces: Sequence[str], name: str, container: str) -> list[str]:
+    """What a container has printed in each of the namespaces."""
+    return [seen(kubectl, namespace, name, container) for namespace in namespaces]
+
+
+def sorted_environment(environ: str) -> list[str]:
+    """The variables in what /proc/self/environ says, but for those that differ from pod to pod."""
+    return sorted(v for v in environ.split("\0") if not v.startswith(("HOSTNAME=", "KUBERNETES_")))
 
 
 def run(kubectl: Kubectl, namespace: str, name: str, script: str, *, container: str = "main") -> str:
