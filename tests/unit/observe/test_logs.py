@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keyshred.observe import logs
@@ -21,6 +21,7 @@ PLAIN = "the HSM did not answer in 3.0 s: token keyshred, key 6f1b2c3d-0000-4000
 @given(WORDS, BASE64URL, BASE64URL, BASE64URL, WORDS)
 def test_a_bearer_token_is_never_shown(before: str, header: str, payload: str, signature: str, after: str) -> None:
     token = f"eyJ{header}.{payload}.{signature}"
+    assume(not any(said in before + after for said in (payload, header + signature)))
     assert payload not in logs.redact(f"{before} {token} {after}")
     opaque = header + signature
     assert opaque not in logs.redact(f"{before} Authorization: Bearer {opaque} {after}")
@@ -28,6 +29,7 @@ def test_a_bearer_token_is_never_shown(before: str, header: str, payload: str, s
 
 @given(WORDS, BASE64URL, WORDS)
 def test_a_pin_a_key_and_a_sealed_value_are_never_shown(before: str, secret: str, after: str) -> None:
+    assume(secret not in before + after)
     private = f"-----BEGIN EC PRIVATE KEY-----\n{secret}\n-----END EC PRIVATE KEY-----"
     for text in (f"pkcs11:token=t?pin-value={secret}", private, f"S1NIM{secret * 2}", f"KSH1{secret * 2}"):
         assert secret not in logs.redact(f"{before} {text} {after}")

@@ -24,9 +24,7 @@ Values = Mapping[str, Mapping[str, bytes]]
 IMAGE = "registry/keyshred:1"
 NOT_BACKED_UP = "backup.velero.io/backup-volumes-excludes"
 
-unhurried = settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def pod(*, annotations: dict[str, str] | None = None, **spec: Any) -> Json:
