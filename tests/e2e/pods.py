@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.cluster import images
+from tests.cluster.errors import ClusterError
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import until
 from tests.integration.system.tenant import Tenant
@@ -74,7 +75,10 @@ def wait_ended(kubectl: Kubectl, namespace: str, *names: str, seconds: float = 1
         phases = {p["metadata"]["name"]: p["status"].get("phase") for p in found}
         return all(phases.get(name) == "Succeeded" for name in names)
 
-    until(f"pods {', '.join(names)} of {namespace} have ended: {_why(kubectl, namespace, names)}", all_ended, seconds)
+    try:
+        until(f"pods {', '.join(names)} of {namespace} have ended", all_ended, seconds)
+    except ClusterError as error:
+        raise ClusterError(f"{error}: {_why(kubectl, namespace, names)}") from None
 
 
 def wait_running(kubectl: Kubectl, namespace: str, *names: str, seconds: int = 120) -> None:
