@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_LISTS: Final = 5.0
 """Seconds that requests wait for the first lists after the start; an API server waits 10 s for a webhook."""
+_PATIENCE: Final = 3.0
+"""Seconds that requests wait for a confirmation: an API server has none for a moment where a CRD is changed."""
 _POLL: Final = 0.05
 _IDLE: Final = 5.0
 """Seconds without a request after which the policy is no longer confirmed in the background."""
@@ -38,12 +40,14 @@ class Snapshot:
         max_age: float,
         confirm_every: float,
         first_lists: float = _FIRST_LISTS,
+        patience: float = _PATIENCE,
     ) -> None:
         self._kube = kube
         self._own_namespace = own_namespace
         self._max_age = max_age
         self._confirm_every = confirm_every
         self._first_lists_within = first_lists
+        self._patience = patience
         self._root_keys: dict[str, RootKey] = {}
         self._authorizations: dict[str, Authorization] = {}
         self._namespaces: dict[str, Labels] = {}
@@ -89,12 +93,23 @@ class Snapshot:
         if self._starting:
             await self._first_lists()
         if not self.synced or self.age > self._max_age:
-            await self.confirm()
+            await self._confirm_patiently()
         policy = self.current()
         if namespace and policy.sealing(namespace) is None and not policy.never_seals(namespace):
             with contextlib.suppress(NotFound):
                 self._see(namespace, await self._kube.get(path("namespaces", namespace)))
         return self.current()
+
+    async def _confirm_patiently(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        while True:
+            try:
+                return await self.confirm()
+            except PolicyNotFresh:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_POLL)
 
     async def _first_lists(self) -> None:
         """Lets requests wait while this worker starts: another one may have said already that all is ready."""

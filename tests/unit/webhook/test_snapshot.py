@@ -32,8 +32,10 @@ def kube() -> Iterator[FakeKube]:
 
 
 @contextlib.asynccontextmanager
-async def running(kube: FakeKube, max_age: float = 60, confirm_every: float = 60) -> AsyncIterator[Snapshot]:
-    snapshot = Snapshot(kube.kube, "keyshred", max_age=max_age, confirm_every=confirm_every)
+async def running(
+    kube: FakeKube, max_age: float = 60, confirm_every: float = 60, patience: float = 0
+) -> AsyncIterator[Snapshot]:
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=max_age, confirm_every=confirm_every, patience=patience)
     task = asyncio.create_task(snapshot.run())
     await settle()
     try:
@@ -59,7 +61,7 @@ async def test_a_policy(kube: FakeKube) -> None:
 
 
 async def test_before_the_first_list(kube: FakeKube) -> None:
-    snapshot = Snapshot(kube.kube, "keyshred", max_age=1, confirm_every=0.5, first_lists=SHORT)
+    snapshot = Snapshot(kube.kube, "keyshred", max_age=1, confirm_every=0.5, first_lists=SHORT, patience=0)
     with pytest.raises(PolicyNotFresh):
         snapshot.current()
     with pytest.raises(PolicyNotFresh):  # namespaces and records were never listed
@@ -100,6 +102,20 @@ async def test_a_list_that_hangs(kube: FakeKube) -> None:
             snapshot.current()
         kube.hang.set()
         await snapshot.policy()
+
+
+async def test_a_list_that_fails_for_a_moment_is_waited_for(kube: FakeKube) -> None:
+    async with running(kube, patience=60) as snapshot:
+        await snapshot.policy()
+        kube.errors[RKS] = KubeUnavailable("the CRD is being changed")
+        age(snapshot)
+        asking = asyncio.create_task(snapshot.policy())
+        await settle()
+        assert not asking.done()
+        with pytest.raises(PolicyNotFresh):
+            snapshot.current()
+        del kube.errors[RKS]
+        assert (await asking).root_keys
 
 
 async def test_an_answer_that_comes_too_late_confirms_nothing(kube: FakeKube) -> None:
