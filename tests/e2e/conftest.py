@@ -42,3 +42,11 @@ def installed(node: Node, notes: str) -> Installed:
 def tenant(installed: Installed) -> Tenant:
     """A fresh tenant, ready to seal."""
     return Tenant.create_with_key_first(installed)
+
+
+@pytest.fixture
+def clear(node: Node, tenant: Tenant) -> str:
+    """A namespace where nothing is sealed."""
+    name = f"{tenant.name}-clear"
+    node.kubectl.run("create", "namespace", name)
+    return name

@@ -35,14 +35,6 @@ def tenant(tenant: Tenant) -> Tenant:
     return tenant
 
 
-@pytest.fixture
-def clear(node: Node, tenant: Tenant) -> str:
-    """A namespace where nothing is sealed."""
-    name = f"{tenant.name}-clear"
-    node.kubectl.run("create", "namespace", name)
-    return name
-
-
 def _volumes() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for mode, items, projected, missing in itertools.product(MODES, ITEMS, (False, True), (False, True)):

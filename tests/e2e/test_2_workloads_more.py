@@ -32,14 +32,6 @@ def tenant(tenant: Tenant) -> Iterator[Tenant]:
         yield opened
 
 
-@pytest.fixture
-def clear(node: Node, tenant: Tenant) -> str:
-    """A namespace where nothing is sealed."""
-    name = f"{tenant.name}-clear"
-    node.kubectl.run("create", "namespace", name)
-    return name
-
-
 def _environment(namespace: str, name: str, secret: str) -> Json:
     """A Pod that stays, with a value of the Secret in its environment."""
     return pods.pod(namespace, name, pods.STAY, container={"env": [pods.variable(secret)]})

@@ -23,14 +23,6 @@ def tenant(tenant: Tenant) -> Iterator[Tenant]:
         yield opened
 
 
-@pytest.fixture
-def clear(node: Node, tenant: Tenant) -> str:
-    """A namespace where nothing is sealed."""
-    name = f"{tenant.name}-clear"
-    node.kubectl.run("create", "namespace", name)
-    return name
-
-
 NO_USER_NAMESPACES: Final = ("user namespaces", "idmap")
 """What the kubelet says of a pod that cannot have one: the runtime makes none, or the kernel no mounts for it."""
 

@@ -24,6 +24,7 @@ from typing import Final
 
 from keyshred.errors import Malformed
 from keyshred.node import mounts
+from keyshred.node.descriptors import has, opened, truncate, write_all
 from keyshred.node.payload import File
 from keyshred.policy import volumes
 
@@ -39,14 +40,13 @@ _DIRECTORY_MODE: Final = 0o755
 _GROUP_FILE: Final = 0o440
 _GROUP_DIRECTORY: Final = stat.S_ISGID | 0o110 | _GROUP_FILE
 
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_NAME: Final = 255
 _MAX_PATH: Final = 4096
 
 
 def is_written(directory: Path) -> bool:
     """Whether the volume shows what a call of `write` made of it."""
-    with _opened(directory) as volume:
+    with opened(directory) as volume:
         return _current(volume) is not None
 
 
@@ -58,14 +58,14 @@ def write(directory: Path, payload: Mapping[str, File], gid: int | None, nested:
     """
     files = _checked(payload)
     folders = _checked_nested(nested)
-    with _opened(directory) as volume:
+    with opened(directory) as volume:
         current = _current(volume)
         _remove_leftovers(volume, current)
         changed = current is None or not _holds(volume, current, files, gid)
         if changed:
             new = _new_generation(volume)
             try:
-                with _opened(new, volume) as generation:
+                with opened(new, volume) as generation:
                     _write_files(generation, files, gid)
                     _own_directory(generation, gid, _DIRECTORY_MODE)
                 if gid is not None:
@@ -94,10 +94,10 @@ def empty(directory: Path, keep: Mapping[str, File], also_former: Set[str] = fro
     keep = _checked(keep)
 
     def stays(path: str, name: str, parent: int | None) -> bool:
-        return path in keep and _has(name, parent, keep[path].data)
+        return path in keep and has(name, parent, keep[path].data)
 
     def stays_mounted(path: str, name: str) -> bool:
-        return path in keep and (keep[path].secret not in also_former or _has(name, None, keep[path].data))
+        return path in keep and (keep[path].secret not in also_former or has(name, None, keep[path].data))
 
     _empty(directory, stays, stays_mounted)
 
@@ -109,12 +109,12 @@ def empty_paths(directory: Path, paths: Set[str]) -> None:
 
 
 def _empty(directory: Path, stays: Callable[[str, str, int], bool], stays_mounted: Callable[[str, str], bool]) -> None:
-    with _opened(directory) as volume:
+    with opened(directory) as volume:
         for generation in _generations(volume):
-            with _opened(generation, volume) as inside:
+            with opened(generation, volume) as inside:
                 for path, name, parent in _walk(inside):
                     if not stays(path, name, parent):
-                        _truncate(name, parent)
+                        truncate(name, parent)
     # Inodes of earlier updates, which only those mounts still have.
     for mounted, inner in mounts.bound_from(directory).items():
         generation, _, path = inner.partition("/")
@@ -122,7 +122,7 @@ def _empty(directory: Path, stays: Callable[[str, str, int], bool], stays_mounte
             continue
         try:
             if not stays_mounted(path, str(mounted)):
-                _truncate(str(mounted), None)
+                truncate(str(mounted), None)
         except (FileNotFoundError, IsADirectoryError):
             pass
         except OSError as error:
@@ -155,15 +155,6 @@ def _checked_path(path: str) -> str:
     if clean == "." or len(path) > _MAX_PATH or any(len(os.fsencode(p)) > _MAX_NAME for p in clean.split("/")):
         raise ValueError(path)
     return clean
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path, parent: int | None = None) -> Iterator[int]:
-    descriptor = os.open(path, _OPEN_DIRECTORY, dir_fd=parent)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _current(volume: int) -> str | None:
@@ -203,12 +194,12 @@ def _new_generation(volume: int) -> str:
 
 def _holds(volume: int, generation: str, files: Mapping[str, File], gid: int | None) -> bool:
     found = set()
-    with _opened(generation, volume) as inside:
+    with opened(generation, volume) as inside:
         for path, name, parent in _walk(inside):
             file, there = files.get(path), os.lstat(name, dir_fd=parent)
             if file is None or stat.S_IMODE(there.st_mode) != _mode(file, gid) or gid not in (None, there.st_gid):
                 return False
-            if not _has(name, parent, file.data):
+            if not has(name, parent, file.data):
                 return False
             found.add(path)
     return len(found) == len(files)
@@ -232,9 +223,9 @@ def _write_files(generation: int, files: Mapping[str, File], gid: int | None) ->
         with contextlib.ExitStack() as stack:
             parent = _enter_folders(stack, generation, folders, gid)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as opened:
-                _write_all(opened.fileno(), file.data)
-                _own(opened.fileno(), gid, _mode(file, gid))
+            with open(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as made:
+                write_all(made.fileno(), file.data)
+                _own(made.fileno(), gid, _mode(file, gid))
 
 
 def _make_folders(volume: int, folders: list[str], gid: int | None) -> None:
@@ -253,15 +244,9 @@ def _enter_folders(stack: contextlib.ExitStack, parent: int, folders: list[str],
     for folder in folders:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700, dir_fd=parent)
-        parent = stack.enter_context(_opened(folder, parent))
+        parent = stack.enter_context(opened(folder, parent))
         _own_directory(parent, gid, _DIRECTORY_MODE)
     return parent
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _mode(file: File, gid: int | None) -> int:
@@ -294,20 +279,3 @@ def _show(volume: int, names: set[str], gid: int | None) -> None:
     for name in there - names:
         if _target(volume, name) == f"{DATA}/{name}":
             os.unlink(name, dir_fd=volume)
-
-
-def _has(name: str, parent: int | None, data: bytes) -> bool:
-    with open(_open_file(name, parent, os.O_RDONLY), "rb") as file:
-        return os.fstat(file.fileno()).st_size == len(data) and file.read(len(data)) == data
-
-
-def _truncate(name: str, parent: int | None) -> None:
-    descriptor = _open_file(name, parent, os.O_WRONLY)
-    try:
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _open_file(name: str, parent: int | None, access: int) -> int:
-    return os.open(name, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
