@@ -15,7 +15,10 @@ export MYPY_CACHE_DIR := $(CACHE)/mypy
 hash = $(shell $(PYTHON3) -c 'import sys; print(sys.version)' | cat - $(1) | sha256sum | cut -c1-12)
 DEMO_VENV := $(CACHE)/venv-demo-$(call hash,requirements.txt)
 DEV_VENV := $(CACHE)/venv-dev-$(call hash,requirements-dev.txt)
-PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest
+# Most tests wait: for kubelets, certificates, grace periods. Groups of them (tests/conftest.py) wait side by side;
+# ARGS="-n 0" runs one after the other.
+SIDE_BY_SIDE = --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -28,7 +31,7 @@ demo: ## the main job on real parts, narrated; sets up what is missing
 test: ## lint and every test; sets up what is missing
 	@$(MAKE) -j3 test-parts
 	@$(MAKE) image lint
-	@$(PYTEST)
+	@$(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
 
 image: $(DEV_VENV)/.ready ## keyshred's image, into dist/keyshred-image.tar
 	@$(DEV_VENV)/bin/python -m tests.cluster image
@@ -50,13 +53,13 @@ lint: $(DEV_VENV)/.ready ## style, types and layers
 	$(DEV_VENV)/bin/lint-imports --cache-dir $(CACHE)/import-linter
 
 unit: $(DEV_VENV)/.ready ## the tests that need nothing but Python (ARGS="-k NAME" picks)
-	@$(PYTEST) tests/unit
+	@$(PYTEST) tests/unit $(ARGS)
 
 integration: test-parts ## the tests against a real API server and token
-	@$(PYTEST) tests/contract tests/integration
+	@$(PYTEST) tests/contract tests/integration $(ARGS)
 
 e2e: test-parts ## the tests on a real node (root)
-	@$(PYTEST) tests/e2e
+	@$(PYTEST) tests/e2e $(ARGS)
 
 lock: $(DEV_VENV)/.ready ## newest Python packages into the lock files; Go modules from tests/cluster/versions.py
 	$(DEV_VENV)/bin/uv pip compile $(LOCK) pyproject.toml -o requirements.txt

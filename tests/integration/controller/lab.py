@@ -221,7 +221,9 @@ class Lab:
     def _token_tool(self, verb: str, *key_ids: str) -> str:
         environment = {"PYTHONPATH": str(REPOSITORY / "operator")} | self.hsm.env
         command = [sys.executable, str(Path(__file__).with_name("token_tool.py")), verb, self.hsm.uri, *key_ids]
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def sealed(namespace: str, name: str, key_id: str) -> Json:

@@ -8,11 +8,13 @@ KEYID` print what the token's data objects say; `claim URI KEYID UID` adds the c
 import asyncio
 import os
 import sys
+import time
 from uuid import UUID
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, ObjectClass
 
+from keyshred.errors import HsmUnavailable
 from keyshred.hsm import uri as uris
 from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.service import HsmService
@@ -44,9 +46,29 @@ _NO = (
 )
 
 
-async def main(verb: str, uri: str, key_id: str, text: str = "") -> None:
-    """One operation."""
-    hsm = HsmService.start(uri)
+_PATIENCE = 30.0
+
+
+async def main(uri: str, verb: str, *arguments: str) -> None:
+    """One operation, made again as long as the token says to try again.
+
+    HsmUnavailable is what it says while the controller changes what is being looked at: SoftHSM shows no whole token
+    between the steps of a change (Device._prove_presence), and none of keyshred's callers takes it for an answer.
+    """
+    hsm, deadline = HsmService.start(uri), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            await operate(hsm, verb, *arguments)
+            break
+        except HsmUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+    await hsm.close()
+
+
+async def operate(hsm: HsmService, verb: str, key_id: str, text: str = "") -> None:
+    """The operation."""
     if verb == "generate":
         await hsm.generate(KeyRef(UUID(key_id), 1))
     elif verb == "destroy":
@@ -61,11 +83,10 @@ async def main(verb: str, uri: str, key_id: str, text: str = "") -> None:
         await hsm.set_head(UUID(key_id), text.encode())
     else:
         print(len(await hsm.find(UUID(key_id))))
-    await hsm.close()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "import":
         put(*sys.argv[2:])
     else:
-        asyncio.run(main(*sys.argv[1:]))
+        asyncio.run(main(sys.argv[2], sys.argv[1], *sys.argv[3:]))

@@ -88,7 +88,11 @@ def test_a_token_that_keeps_what_it_says_it_destroyed_is_broken(device: Pkcs11De
         device.destroy(REF.key_id)
 
 
-@pytest.mark.parametrize("cka_id", [b"", b"x" * 20, REF.key_id.bytes, REF.key_id.bytes + bytes(4)])
+@pytest.mark.parametrize(
+    "cka_id",
+    [b"", b"x" * 20, REF.key_id.bytes, REF.key_id.bytes + bytes(4)],
+    ids=["empty", "no key ID", "no version", "version 0"],
+)
 def test_an_object_with_our_label_and_a_foreign_id_stops_the_search(
     device: Pkcs11Device, token: Token, cka_id: bytes
 ) -> None:

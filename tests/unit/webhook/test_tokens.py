@@ -24,7 +24,8 @@ def jwt(**claims: Any) -> str:
     return f"Bearer e30.{part}.c2ln"
 
 
-FRESH = jwt(exp=time.time() + 3600)
+# A day: it is read when the tests are collected, and may be used when the longest run of all of them ends.
+FRESH = jwt(exp=time.time() + 86_400)
 
 
 def kube(**status: Any) -> FakeKube:
@@ -85,6 +86,7 @@ async def test_what_is_no_token_is_not_asked_about(header: str) -> None:
         (jwt(exp="x"), 2),
         ("Bearer a.%%%.c", 2),
     ],
+    ids=["fresh", "expired", "without expiry", "opaque", "odd expiry", "no base64"],
 )
 async def test_kept_only_up_to_its_own_expiry(header: str, reviews: int) -> None:
     fake = kube()
