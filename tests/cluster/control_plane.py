@@ -52,7 +52,10 @@ class ControlPlane:
         """One that belongs to this process, in a folder of its own. Also removes those whose owner crashed."""
         reap()
         directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=paths.run()))
-        (directory / _OWNER).write_text(f"{os.getpid()} {start_time(os.getpid())}")
+        new = directory / f"{_OWNER}.new"
+        new.write_text(f"{os.getpid()} {start_time(os.getpid())}")
+        # In one step: another process may be looking for what is left over.
+        new.rename(directory / _OWNER)
         return cls(directory, apiserver_flags=apiserver_flags)
 
     def __enter__(self) -> Self:

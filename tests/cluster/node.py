@@ -303,7 +303,7 @@ def until(what: str, found: Callable[[], bool], seconds: float = 90) -> None:
     while not found():
         if time.monotonic() > deadline:
             raise ClusterError(f"not after {seconds:.0f} s: {what}")
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _run(*command: str) -> None:

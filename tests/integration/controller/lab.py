@@ -254,7 +254,7 @@ def until(what: Callable[[], T], seconds: float = STARTS_AGAIN) -> T:
     end = time.monotonic() + seconds
     while not (answer := what()):
         assert time.monotonic() < end, f"still {answer!r}"
-        time.sleep(0.1)
+        time.sleep(0.3)
     return answer
 
 
@@ -263,7 +263,7 @@ def until_equal(what: Callable[[], T], wanted: T, seconds: float = STARTS_AGAIN)
     end = time.monotonic() + seconds
     while (answer := what()) != wanted:
         assert time.monotonic() < end, f"still {answer!r}, not {wanted!r}"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 ACTIVE: Final = ["Created", "GenerateStarted", "Generated", "Activated"]

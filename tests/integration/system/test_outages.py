@@ -106,6 +106,7 @@ def test_a_wrong_pin_is_tried_once(keyshred: Keyshred) -> None:
     with pytest.raises(ClusterError, match="not ready"):
         other.start_webhook(timeout=5)
     try:
+        other.webhook.wait_until(token.has_refused)
         first = other.workers()
         subprocess.run(["kill", "-KILL", *map(str, first)], check=True)
         other.webhook.wait_until(lambda: len(set(other.workers()) - set(first)) == 2)
@@ -137,6 +138,9 @@ class Spied(SoftHsm):
         )
         assert answers or "C_Login" not in self._log.read_text()
         return answers
+
+    def has_refused(self) -> bool:
+        return self._log.exists() and "CKR_PIN_INCORRECT" in self._log.read_text()
 
     @property
     def _log(self) -> Path:
