@@ -36,6 +36,8 @@ class Tool:
     """Go string variables that the linker sets."""
     cold: str
     """What the first build takes on two cores, for the one who waits."""
+    tags: str = ""
+    """Go build tags; with one, C is compiled too."""
     own: str = ""
     """Path of the tool's own module, where it has to be within another's to see what is internal there."""
 
@@ -53,7 +55,7 @@ class Tool:
         """Hash of everything that decides the bytes of `binary`, but for the Go release."""
         package = self.packages[binary]
         inputs = [(self.directory / name).read_bytes() for name in ("go.mod", "go.sum")]
-        inputs += [package.encode(), self.ldflags.encode()]
+        inputs += [text.encode() for text in (package, self.ldflags, self.tags) if text]
         if package.startswith(self.module + "/"):
             sources = (self.directory / package.removeprefix(self.module + "/")).rglob("*.go")
             inputs += [source.read_bytes() for source in sorted(sources)]
@@ -118,6 +120,25 @@ TOOLS: Final = {
             cold="about 3 minutes",
         ),
         Tool(
+            name="containerd",
+            modules={"github.com/containerd/containerd/v2": versions.CONTAINERD},
+            packages={
+                name: f"github.com/containerd/containerd/v2/cmd/{name}"
+                for name in ("containerd", "ctr", "containerd-shim-runc-v2")
+            },
+            variables={"github.com/containerd/containerd/v2/version.Version": versions.CONTAINERD},
+            cold="about 1 minute",
+        ),
+        Tool(
+            name="runc",
+            modules={"github.com/opencontainers/runc": versions.RUNC},
+            packages={"runc": "github.com/opencontainers/runc"},
+            variables={"main.version": versions.RUNC.removeprefix("v")},
+            cold="about 20 seconds",
+            # Its first steps in a new namespace are C; without the tag it refuses every pod with a seccomp profile.
+            tags="seccomp",
+        ),
+        Tool(
             name="kind",
             modules={"sigs.k8s.io/kind": versions.KIND},
             packages={"kind-config": "sigs.k8s.io/kind/pkg/keyshred/kind-config"},
@@ -153,7 +174,8 @@ TOOLS: Final = {
     )
 }
 CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
-NODE: Final = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
+CONTAINERS: Final = (*TOOLS["containerd"].packages, *TOOLS["runc"].packages)
+NODE: Final = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm", *CONTAINERS)
 """What a control plane lacks to run pods, and what keyshred is installed with."""
 READERS: Final = ("kind-config", "promql")
 """What judges files that others are to read."""
@@ -243,11 +265,11 @@ def _start(tool: Tool, names: list[str], folder: Path) -> _Running:
     output = (folder / f"{tool.name}.log").open("w+b")
     process = subprocess.Popen(
         [
-            *("go", "build", "-mod=readonly", "-ldflags", tool.ldflags, "-o", f"{folder}/"),
+            *("go", "build", "-mod=readonly", f"-tags={tool.tags}", "-ldflags", tool.ldflags, "-o", f"{folder}/"),
             *(tool.packages[name] for name in names),
         ],
         cwd=tool.directory,
-        env=os.environ | {"CGO_ENABLED": "0"},
+        env=os.environ | {"CGO_ENABLED": "1" if tool.tags else "0"},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

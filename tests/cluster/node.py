@@ -59,6 +59,8 @@ class Node(ControlPlane):
             raise ClusterError("a node needs root: it makes network devices, mounts and containers")
         packages.ensure(packages.NODE)
         build.ensure((*build.CONTROL_PLANE, *build.NODE))
+        # Files of containers are below it, and the root of a pod's user namespace is somebody else here.
+        self.directory.chmod(0o711)
         self._claim_machine()
         kubelet_client = self.authority.issue("kubelet-client", "kube-apiserver", organizations=["system:masters"])
         own = [
@@ -229,24 +231,30 @@ class Node(ControlPlane):
         (network / "10-keyshred.conflist").write_text(
             json.dumps({"cniVersion": "0.4.0", "name": "keyshred", "plugins": plugins})
         )
-        cri = 'plugins."io.containerd.grpc.v1.cri"'
+        cri = "plugins.'io.containerd.cri.v1."
         (self.directory / "containerd.toml").write_text(
-            f"""version = 2
+            f"""version = 3
 root = "{self.directory}/containerd"
 state = "{self.directory}/state"
 [grpc]
   address = "{self._socket}"
-[{cri}]
-  sandbox_image = "{images.PAUSE}"
+[{cri}images'.pinned_images]
+  sandbox = "{images.PAUSE}"
+[{cri}runtime']
   # A machine without CAP_SYS_RESOURCE may not lower it.
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
-  [{cri}.cni]
-    bin_dir = "/usr/lib/cni"
+  [{cri}runtime'.cni]
+    bin_dirs = ["/usr/lib/cni"]
     conf_dir = "{network}"
+  [{cri}runtime'.containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    runtime_path = "{binaries() / "containerd-shim-runc-v2"}"
+    [{cri}runtime'.containerd.runtimes.runc.options]
+      BinaryName = "{binaries() / "runc"}"
 """
         )
-        command = [str(shutil.which("containerd")), "--config", str(self.directory / "containerd.toml")]
+        command = [str(binaries() / "containerd"), "--config", str(self.directory / "containerd.toml")]
         if not self.containerd.runs(command):
             self.containerd.start(command)
         self.containerd.wait_until(lambda: self._try_ctr("version") is not None)
@@ -292,7 +300,7 @@ state = "{self.directory}/state"
         return done
 
     def _try_ctr(self, *arguments: str) -> str | None:
-        command = ["ctr", f"--address={self._socket}", "--namespace=k8s.io", *arguments]
+        command = [str(binaries() / "ctr"), f"--address={self._socket}", "--namespace=k8s.io", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else None
 

@@ -15,8 +15,8 @@ COMMANDS: Final = {
     "git": "git",
     "build-essential": "cc",
     # For a node with its containers:
-    "containerd": "containerd",
-    "runc": "runc",
+    "libseccomp-dev": "/usr/include/seccomp.h",
+    "pkg-config": "pkg-config",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "iptables": "iptables",
     "conntrack": "conntrack",
@@ -25,15 +25,18 @@ COMMANDS: Final = {
     "debootstrap": "debootstrap",
     "buildah": "buildah",
 }
-"""Package to a command of it, whose presence says that it is installed, by whatever means."""
+"""Package to a command of it, or a file, whose presence says that it is installed, by whatever means."""
 TOOLS: Final = ("softhsm2", "opensc", "git", "build-essential")
-NODE: Final = ("containerd", "runc", "containernetworking-plugins", "iptables", "conntrack", "busybox-static")
+NODE: Final = (
+    *("libseccomp-dev", "pkg-config", "build-essential"),
+    *("containernetworking-plugins", "iptables", "conntrack", "busybox-static"),
+)
 IMAGE: Final = ("debootstrap", "buildah")
 
 
 def ensure(packages: Iterable[str]) -> None:
     """Installs those of COMMANDS whose command is missing. Errors: ClusterError (not root, no apt-get, it failed)."""
-    missing = [package for package in packages if shutil.which(COMMANDS[package]) is None]
+    missing = [package for package in packages if not _is_there(COMMANDS[package])]
     if not missing:
         return
     names = " ".join(missing)
@@ -47,6 +50,10 @@ def ensure(packages: Iterable[str]) -> None:
         failure = _apt("update") or _apt("install", *missing)
         if failure is not None:
             raise ClusterError(f"apt-get could not install {names}:\n{failure}")
+
+
+def _is_there(what: str) -> bool:
+    return shutil.which(what) is not None or (what.startswith("/") and os.path.exists(what))
 
 
 def _apt(*arguments: str) -> str | None:
