@@ -12,7 +12,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 settings.register_profile("keyshred", deadline=None)
 settings.load_profile("keyshred")
 
-_FIRST: Final = ("node", "controller", "system")
+_FIRST: Final = ("node", "controller", "system", "sealing", "chart")
 """Groups, the longest first."""
 
 
@@ -36,11 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def group(file: str) -> str:
     """The group of a file of tests, given by its path: who shares a cluster is one, other files stand for themselves.
 
-    There is one node on a machine at a time (tests/cluster/node.py).
+    There is one node on a machine at a time (tests/cluster/node.py). What is in tests/integration/system is two groups,
+    each with an installation of its own: one alone would be the last to end.
     """
     match PurePath(file).parts:
         case ("tests", "e2e", *_) | ("tests", "benchmarks", "test_pods.py"):
             return "node"
+        case ("tests", "integration", "system", "reapply", _):
+            return "sealing"
+        case ("tests", "integration", "system", name) if name.startswith("test_sealing"):
+            return "sealing"
         case ("tests", "integration", package, _, *_) if package != "crds":
             return package
         case ("tests", "integration", *_):

@@ -169,9 +169,10 @@ async def test_a_full_queue_says_so_at_once_and_serves_the_rest(token: Token, ke
 async def test_a_token_that_hangs_costs_one_deadline_and_then_nothing(
     token: Token, made: SoftHsm, key_id: UUID
 ) -> None:
-    service = token.start(slow_deadline=0.2)
+    service = token.start(slow_deadline=1.0)
     try:
         ref = KeyRef(key_id, 1)
+        await service.ready()
         await service.generate(ref)
         with _files_locked(made):
             with pytest.raises(HsmUnavailable, match="unknown"):

@@ -24,7 +24,7 @@ def tenant(tenant: Tenant) -> Iterator[Tenant]:
 
 
 NO_MAPPED_MOUNTS: Final = "idmap"
-"""What the kubelet says of a pod that cannot have a user namespace of its own where the kernel makes no mounts for it."""
+"""In what the kubelet says of a pod that cannot have a user namespace: the kernel makes no mounts for it."""
 
 
 @pytest.fixture

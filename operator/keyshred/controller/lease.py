@@ -68,7 +68,8 @@ class Lease:
             await asyncio.sleep(self._duration / 3)
             try:
                 held = await self._try()
-            except (Retry, Conflict) as error:
+            # An API server that has just started may know no roles yet, and answers 403 to those who have them.
+            except KeyshredError as error:
                 log.warning("Lease %s/%s not renewed: %s", self._namespace, self._name, error)
                 held = self._clock() < self._held_until
             if not held:

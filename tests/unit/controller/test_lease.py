@@ -1,11 +1,12 @@
 """The Lease: one holder, by compare-and-swap and by nobody else's clock."""
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
 from keyshred.controller.lease import Lease
-from keyshred.errors import Conflict, KubeUnavailable, NotFound
+from keyshred.errors import Conflict, KubeUnavailable, NotFound, Refused
 from keyshred.kube.client import Json, Kube
 
 
@@ -17,7 +18,8 @@ class Api:
         self.version = 0
         self.time = 0.0
         self.slow = 0.0
-        self.away = False
+        self.failure: Exception | None = None
+        self.failures = 0
 
     def _store(self, body: Json) -> Json:
         self.version += 1
@@ -26,8 +28,9 @@ class Api:
         return self.lease
 
     async def get(self, url: str) -> Json:
-        if self.away:
-            raise KubeUnavailable("away")
+        if self.failure:
+            self.failures += 1
+            raise self.failure
         if self.lease is None:
             raise NotFound("no lease")
         return self.lease
@@ -134,14 +137,19 @@ async def test_keep_ends_when_another_holds_it() -> None:
         await first.keep()
 
 
-async def test_keep_bears_an_absent_api_server_until_its_time_is_over() -> None:
+@pytest.mark.parametrize("failure", [KubeUnavailable("away"), Refused("it has just started and knows no roles yet")])
+async def test_keep_bears_an_api_server_that_fails_until_its_time_is_over(failure: Exception) -> None:
     api = Api()
     first = lease(api, duration=0.003, margin=0.0)
     await first._try()
-    api.away = True
+    api.failure = failure
+    keeping = asyncio.create_task(first.keep())
+    while api.failures < 3:
+        assert not keeping.done()
+        await asyncio.sleep(0.001)
     api.time = 0.004
     with pytest.raises(Conflict, match="is lost"):
-        await first.keep()
+        await keeping
 
 
 async def test_released_it_is_free_at_once() -> None:
