@@ -11,7 +11,7 @@ from typing import Final
 
 from tests.cluster.errors import ClusterError
 
-_POLL_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.25
 _LOG_TAIL_LINES: Final = 20
 
 

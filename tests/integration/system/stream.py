@@ -14,8 +14,8 @@ from tests.cluster.keyshred import Keyshred
 from tests.integration.system.tenant import Tenant, secret
 
 _THREADS: Final = 3
-_PAUSE: Final = 0.05
-"""Seconds between rounds: the machine is also there for those who restart."""
+_PAUSE: Final = 0.2
+"""Seconds between rounds: the machine is also there for those who restart, and for other tests."""
 _TIMEOUT: Final = 30.0
 
 
