@@ -19,7 +19,7 @@ PYTEST = $(DEV_VENV)/bin/pytest -o cache_dir=$(CACHE)/pytest
 # Most tests wait: for kubelets, certificates, grace periods. Groups of them (tests/conftest.py) wait side by side;
 # ARGS="-n 0" runs one after the other.
 # What is written in Go collects its garbage more seldom: here the processor is what is short, and not the memory.
-SIDE_BY_SIDE = --numprocesses=3 --dist=loadscope --no-loadscope-reorder
+SIDE_BY_SIDE = GOGC=400 $(PYTEST) --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -32,7 +32,7 @@ demo: ## the main job on real parts, narrated; sets up what is missing
 test: ## lint and every test; sets up what is missing
 	@$(MAKE) -j3 test-parts
 	@$(MAKE) image lint
-	@GOGC=400 $(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
+	@$(SIDE_BY_SIDE) $(ARGS)
 
 image: $(DEV_VENV)/.ready ## keyshred's image, into dist/keyshred-image.tar
 	@$(DEV_VENV)/bin/python -m tests.cluster image

@@ -174,8 +174,10 @@ TOOLS: Final = {
     )
 }
 CONTROL_PLANE: Final = ("kube-apiserver", "kubectl", "etcd", "etcdctl")
-CONTAINERS: Final = (*TOOLS["containerd"].packages, *TOOLS["runc"].packages)
-NODE: Final = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm", *CONTAINERS)
+NODE: Final = (
+    *("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm"),
+    *(*TOOLS["containerd"].packages, *TOOLS["runc"].packages),
+)
 """What a control plane lacks to run pods, and what keyshred is installed with."""
 READERS: Final = ("kind-config", "promql")
 """What judges files that others are to read."""

@@ -53,7 +53,7 @@ def ensure(packages: Iterable[str]) -> None:
 
 
 def _is_there(what: str) -> bool:
-    return shutil.which(what) is not None or (what.startswith("/") and os.path.exists(what))
+    return os.path.exists(what) if os.path.isabs(what) else shutil.which(what) is not None
 
 
 def _apt(*arguments: str) -> str | None:
