@@ -43,7 +43,7 @@ def install(kubectl: Kubectl, source: Source) -> None:
     """Applies them; returns when the API server serves them. Errors: ClusterError."""
     files = [f"--filename={file}" for file in _download(source)]
     kubectl.run("apply", "--server-side", *files)
-    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", *files)
+    kubectl.run("wait", "--for=condition=Established", "--timeout=180s", *files)
 
 
 def _download(source: Source) -> list[Path]:

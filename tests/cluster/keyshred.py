@@ -175,7 +175,7 @@ def install_crds(kubectl: Kubectl) -> None:
     """Applies the CRDs; returns when the API server serves them."""
     crds = str(REPOSITORY / "crds")
     kubectl.run("apply", "--server-side", "-f", crds)
-    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+    kubectl.run("wait", "--for=condition=Established", "--timeout=180s", "-f", crds)
 
 
 def manifests(name: str) -> list[Any]:

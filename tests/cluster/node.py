@@ -305,7 +305,7 @@ state = "{self.directory}/state"
         return done.stdout if done.returncode == 0 else None
 
 
-def until(what: str, found: Callable[[], bool], seconds: float = 90) -> None:
+def until(what: str, found: Callable[[], bool], seconds: float = 180) -> None:
     """Returns when it is so. Errors: ClusterError."""
     deadline = time.monotonic() + seconds
     while not found():

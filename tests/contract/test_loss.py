@@ -220,7 +220,7 @@ def _calls(hsm: HsmService, token: Token, ref: KeyRef, wrapped: Wrapped) -> dict
 
 async def until_ready(service: HsmService, passing: type[Exception] = HsmUnavailable) -> None:
     """The service opens a lost token after a pause, which grows with each attempt."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await service.ready()

@@ -64,10 +64,10 @@ def open_to_everybody(tenant: Tenant) -> Iterator[Tenant]:
     everybody = json.dumps({"spec": {"subjects": None}})
     tenant.kubectl.run("patch", "keyauthorization", tenant.name, "--type=merge", "-p", everybody)
     yield tenant
-    tenant.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=90s")
+    tenant.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=180s")
 
 
-def wait_ended(kubectl: Kubectl, namespace: str, *names: str, seconds: float = 120) -> None:
+def wait_ended(kubectl: Kubectl, namespace: str, *names: str, seconds: float = 180) -> None:
     """Returns when they have succeeded. Errors: ClusterError."""
 
     def all_ended() -> bool:
@@ -81,7 +81,7 @@ def wait_ended(kubectl: Kubectl, namespace: str, *names: str, seconds: float = 1
         raise ClusterError(f"{error}: {_why(kubectl, namespace, names)}") from None
 
 
-def wait_running(kubectl: Kubectl, namespace: str, *names: str, seconds: int = 120) -> None:
+def wait_running(kubectl: Kubectl, namespace: str, *names: str, seconds: int = 180) -> None:
     """Returns when they are Ready. Errors: ClusterError."""
     wait = ("wait", "--for=condition=Ready", f"--timeout={seconds}s", f"--namespace={namespace}")
     kubectl.run(*wait, *(f"pod/{name}" for name in names))

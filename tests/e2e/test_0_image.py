@@ -83,7 +83,7 @@ def test_it_runs_restricted_and_read_only(node: Node) -> None:
         },
     }
     node.kubectl.run("create", "-f", "-", input=json.dumps(pod))
-    node.kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/image", "--timeout=60s")
+    node.kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/image", "--timeout=180s")
     said = node.kubectl.run("logs", "image").stdout.splitlines()
     assert (
         said[0] == "65532" and said[1].endswith("Read-only file system") and said[2].endswith("Read-only file system")

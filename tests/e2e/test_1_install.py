@@ -22,7 +22,7 @@ def test_pods_run_and_names_are_resolved(node: Node) -> None:
     """The node itself, before keyshred comes."""
     ask = "nslookup kubernetes.default.svc.cluster.local && cat /var/run/secrets/kubernetes.io/serviceaccount/namespace"
     node.kubectl.run("run", "probe", "--image=docker.io/library/busybox:1", "--restart=Never", "--", "-c", ask)
-    node.kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/probe", "--timeout=60s")
+    node.kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/probe", "--timeout=180s")
     said = node.kubectl.run("logs", "probe").stdout
     assert "10.96.0.1" in said and said.endswith("default")
 
@@ -33,7 +33,7 @@ def test_from_an_installation_without_values_to_a_sealed_secret(node: Node, note
     kubectl, started = node.kubectl, time.monotonic()
     kubectl.run("create", "namespace", "first")
     kubectl.apply(root_key("first"), authorization("first", ["first"]))
-    kubectl.run("wait", "--for=condition=Ready", "--timeout=90s", "rootkey/first", "keyauthorization/first")
+    kubectl.run("wait", "--for=condition=Ready", "--timeout=180s", "rootkey/first", "keyauthorization/first")
     kubectl.run("create", "secret", "generic", "db", f"--from-literal=password={PASSWORD}", "--namespace=first")
     print(f"\nfrom the first kubectl to the first sealed Secret: {time.monotonic() - started:.1f} s")
     stored = node.etcd_raw("/registry/secrets/first/db")["/registry/secrets/first/db"]
@@ -150,7 +150,7 @@ def test_a_bundle_that_somebody_took_out_comes_back(installed: Installed) -> Non
     installed.kubectl.run(
         "patch", "mutatingwebhookconfiguration", "keyshred", "--type=json", "-p", json.dumps(operations)
     )
-    until("the bundle is back", lambda: all("caBundle" in w["clientConfig"] for w in _webhooks(installed)), 30)
+    until("the bundle is back", lambda: all("caBundle" in w["clientConfig"] for w in _webhooks(installed)))
 
 
 def test_crds_of_the_repository_and_of_the_chart_are_the_same_to_the_api_server(installed: Installed) -> None:

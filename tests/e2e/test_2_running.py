@@ -93,7 +93,7 @@ def test_certificates_and_authority_rotate_under_a_stream(node: Node, installed:
     release.install(node, ROTATING)
     installed.wait_rolled_out()
     pods = {pod["metadata"]["uid"] for pod in installed.pods(WEBHOOK)}
-    until("short-lived certificates", lambda: _authorities(installed) != set() and _short(installed), 60)
+    until("short-lived certificates", lambda: _authorities(installed) != set() and _short(installed))
     first, seen = _authorities(installed), set[bytes]()
     with Stream(tenant).running() as stream:
         deadline = time.monotonic() + 240

@@ -168,7 +168,7 @@ def test_what_no_environment_file_can_carry_is_told_by_an_event(
         said = pods.events(tenant.kubectl, tenant.name, "waits")
         return "FailedMount" in said and "key-of-it" in said
 
-    until("an Event names the key", told, 60)
+    until("an Event names the key", told)
     assert "Secret odd" in said and reason in said
     assert json.dumps(value.decode(errors="replace"))[1:20] not in said
     tenant.kubectl.run("delete", "pod", "waits", f"--namespace={tenant.name}", "--wait=false")

@@ -54,7 +54,7 @@ class Consumers:
         self.kubectl.run("patch", "secret", name, f"--namespace={self.tenant.name}", "--type=merge", "-p", patch)
 
     def gone(self, *names: str) -> None:
-        command = ("delete", "pod", *names, f"--namespace={self.tenant.name}", "--timeout=60s")
+        command = ("delete", "pod", *names, f"--namespace={self.tenant.name}", "--timeout=180s")
         self.kubectl.run(*command)
 
 
@@ -62,7 +62,7 @@ class Consumers:
 def consumers(node: Node, tenant: Tenant) -> Iterator[Consumers]:
     made = Consumers(node, tenant)
     yield made
-    node.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=90s")
+    node.kubectl.run("delete", "pods", "--all", f"--namespace={tenant.name}", "--timeout=180s")
 
 
 def with_variable(manifest: dict[str, Any], secret: str, key: str) -> dict[str, Any]:

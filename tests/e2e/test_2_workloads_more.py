@@ -141,7 +141,7 @@ def _delete(tenant: Tenant) -> Callable[[], None]:
 
 def _wait_retained(tenant: Tenant) -> None:
     label = "--for=jsonpath={.metadata.labels.keyshred\\.dev/sealing}=retained"
-    tenant.kubectl.run("wait", label, f"namespace/{tenant.name}", "--timeout=60s")
+    tenant.kubectl.run("wait", label, f"namespace/{tenant.name}", "--timeout=180s")
 
 
 def _create_unsealed(tenant: Tenant, name: str, value: str) -> None:
@@ -152,7 +152,7 @@ def _create_unsealed(tenant: Tenant, name: str, value: str) -> None:
         tenant.create_secret(name, a=value)
         return value.encode() in tenant.in_etcd(name)
 
-    until("a new Secret is stored as it comes", stored_as_it_comes, 30)
+    until("a new Secret is stored as it comes", stored_as_it_comes)
 
 
 @pytest.mark.parametrize("end", [_delete, _let_expire])

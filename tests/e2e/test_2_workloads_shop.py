@@ -35,7 +35,7 @@ class Shop:
     def report(self, name: str) -> str:
         """What a run of the CronJob says."""
         self.kubectl.run("create", "job", name, "--from=cronjob/shop-report", f"--namespace={PLACE}")
-        self.kubectl.run("wait", "--for=condition=Complete", f"job/{name}", f"--namespace={PLACE}", "--timeout=90s")
+        self.kubectl.run("wait", "--for=condition=Complete", f"job/{name}", f"--namespace={PLACE}", "--timeout=180s")
         return self.kubectl.run("logs", f"job/{name}", f"--namespace={PLACE}").stdout
 
     def seen(self) -> dict[str, set[tuple[str, ...]]]:
@@ -71,9 +71,9 @@ def test_a_chart_runs_as_before_through_its_adoption(node: Node, installed: Inst
     assert "KSH1" not in json.dumps(kubectl("get", "secrets", f"--namespace={PLACE}"))
 
     kubectl.apply(authorization(PLACE, [PLACE]))
-    until("what pods read is held", lambda: shop.held() == {"shop-db", "shop-web"}, 120)
+    until("what pods read is held", lambda: shop.held() == {"shop-db", "shop-web"})
     shop.restart()
-    until("all is sealed", lambda: condition(kubectl("get", "ka", PLACE), "Ready")["status"] == "True", 120)
+    until("all is sealed", lambda: condition(kubectl("get", "ka", PLACE), "Ready")["status"] == "True")
 
     assert shop.seen() == before, "those that ran, and those that came in their place"
     for name in ("shop-db", "shop-web"):

@@ -42,8 +42,8 @@ def _stops_nothing_else(node: Node, name: str) -> None:
     }
     until("the namespace's ServiceAccount", lambda: not _try(node, "get", "sa", "default", f"--namespace={name}"))
     kubectl.run("create", "-f", "-", input=as_list([pod]))
-    kubectl.run("wait", "--for=condition=Ready", "pod/reads", f"--namespace={name}", "--timeout=60s")
-    kubectl.run("delete", "namespace", name, "--timeout=90s")
+    kubectl.run("wait", "--for=condition=Ready", "pod/reads", f"--namespace={name}", "--timeout=180s")
+    kubectl.run("delete", "namespace", name, "--timeout=180s")
 
 
 def test_without_keyshred_everything_but_sealing_goes_on(node: Node, installed: Installed, tenant: Tenant) -> None:
@@ -73,7 +73,7 @@ def test_a_power_cut(node: Node, installed: Installed, tenant: Tenant) -> None:
     assert _try(node, "create", "-f", "-", body=secret(tenant.name, "new", {"a": "b"}))
     assert not [p for p in installed.pods(WEBHOOK) if p["status"].get("containerStatuses", [{}])[0].get("ready")]
     release.load(node)
-    until("keyshred is back", lambda: "True" in _ready(installed), 180)
+    until("keyshred is back", lambda: "True" in _ready(installed))
     installed.wait_running(WEBHOOK, 2)
     installed.wait_running(CONTROLLER, 1)
     assert tenant.unseal("db") == {"a": "one"}

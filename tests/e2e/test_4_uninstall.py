@@ -33,7 +33,7 @@ def test_uninstalled_it_keeps_all_keys_and_installed_again_it_finds_them(
     driver = {"daemonset.apps/keyshred-node", *(f"pod/{p['metadata']['name']}" for p in installed.pods(NODE))}
     assert len(driver) == 2
     until("other pods are gone", lambda: set(kubectl.run(*everything).stdout.split()) - {"pod/keyshred-test"} == driver)
-    kubectl.run("delete", "pod", "consumer", f"--namespace={tenant.name}", "--timeout=60s")
+    kubectl.run("delete", "pod", "consumer", f"--namespace={tenant.name}", "--timeout=180s")
     assert kubectl("get", "rootkey", tenant.name)["spec"]["keyID"] == key_id
     assert tenant.record(key_id)["state"] == "Active"
     assert b"KSH1" in tenant.in_etcd("db")

@@ -16,7 +16,7 @@ def test_a_cluster_with_a_default_storage_class(node: Node, installed: Installed
     release.uninstall(node)
     kubectl.run("delete", "rootkeys,keyauthorizations", "--all", "--wait=false")
     # The cluster forgets the token that it had, as docs/install.md says.
-    kubectl.run("delete", "namespace", NAMESPACE, "--timeout=90s")
+    kubectl.run("delete", "namespace", NAMESPACE, "--timeout=180s")
     folder = node.directory / "volume"
     folder.mkdir()
     # As if another cluster had been here: its token is nobody's now.

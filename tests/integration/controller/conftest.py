@@ -1,12 +1,26 @@
 """One lab for all tests of the controller; it is another cluster than the session's, whose CRDs must not go."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Final
 
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.integration.controller.lab import Lab
+
+_LAST_LINES: Final = 40
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds to a failure what the controllers said last: it may not happen a second time."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("running")
+    if report.failed and isinstance(lab, Lab):
+        for log in sorted(lab.cluster.directory.glob("controller*.log")):
+            report.sections.append((log.name, "\n".join(log.read_text().splitlines()[-_LAST_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="package")

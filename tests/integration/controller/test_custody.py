@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.processes import Process
 from tests.cluster.softhsm import SoftHsm
-from tests.integration.controller.lab import ACTIVE, DESTROYED, Lab, until, until_equal
+from tests.integration.controller.lab import ACTIVE, DESTROYED, SOON_TAKEN, Lab, until, until_equal
 
 ANOTHER = "0b5e7a52-0000-4000-8000-00000000000b"
 """UID of a cluster that is not this one."""
@@ -187,7 +187,7 @@ def test_a_lost_key_is_told_and_never_made_anew(lab: Lab, name: str) -> None:
 def test_a_deleted_crd_after_a_refused_delete_keeps_the_key(lab: Lab, name: str) -> None:
     key_id = make(lab, name)
     lab.admit(name)  # and another webhook refused it
-    lab.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=60s")
+    lab.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=180s")
     assert lab.actions(key_id) == [*ACTIVE, "DeleteAdmitted", "Kept"]
     assert lab.on_token(key_id) == 1
     lab.install_crds()
@@ -212,12 +212,12 @@ def test_attempts_that_go_nowhere_do_not_fill_the_ledger(lab: Lab, name: str) ->
 @pytest.mark.parametrize("faultpoint", ["stop:before-Destroy", "stop:claim-given-up"])
 def test_a_controller_that_slept_past_its_lease_destroys_nothing(running: Lab, name: str, faultpoint: str) -> None:
     second = Process("controller-2", running.cluster.directory)
-    running.start(faultpoint=faultpoint)
+    running.start(*SOON_TAKEN, faultpoint=faultpoint)
     key_id = make(running, name)
     running.delete(name)
     until(lambda: _is_stopped(running.controller))
     # On another token, it takes the Lease and leaves the key alone.
-    running.start(process=second, hsm=SoftHsm.create(running.cluster.directory / name))
+    running.start(*SOON_TAKEN, process=second, hsm=SoftHsm.create(running.cluster.directory / name))
     try:
         until_equal(lambda: running.ready(name), ("False", "TokenMismatch"))
         _go_on(running.controller)
@@ -233,11 +233,11 @@ def test_a_controller_that_slept_past_its_lease_destroys_nothing(running: Lab, n
 def test_a_controller_that_slept_past_its_lease_makes_no_key(running: Lab, name: str) -> None:
     """Else it would make one after its destruction was recorded."""
     second = Process("controller-2", running.cluster.directory)
-    running.start(faultpoint="stop:before-Generate")
+    running.start(*SOON_TAKEN, faultpoint="stop:before-Generate")
     key_id = running.root_key(name)
     until(lambda: _is_stopped(running.controller))
     running.delete(name)
-    running.start(process=second)
+    running.start(*SOON_TAKEN, process=second)
     try:
         until(lambda: running.is_gone("rootkey", name))
         assert running.get("keyrecord", key_id)["status"]["evidence"]["outcome"] == "absenceObserved"

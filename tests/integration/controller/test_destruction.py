@@ -213,12 +213,12 @@ def test_a_kept_key_is_not_ended_by_a_root_key_that_never_held_it(lab: Lab, name
     """A RootKey from its backup, applied while admission was away, must not take the key along when it goes again."""
     key_id = lab.root_key(name)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
-    lab.kubectl.run("delete", "rootkey", name, "--timeout=30s")  # past admission: nothing was recorded
+    lab.kubectl.run("delete", "rootkey", name, "--timeout=180s")  # past admission: nothing was recorded
     assert lab.actions(key_id) == [*ACTIVE, "Kept"]
     lab.root_key(name, keyID=key_id)
     until_equal(lambda: lab.ready(name), ("False", "KeyIDInUse"))
     lab.delete(name)
-    lab.kubectl.run("wait", "--for=delete", f"rootkey/{name}", "--timeout=30s")
+    lab.kubectl.run("wait", "--for=delete", f"rootkey/{name}", "--timeout=180s")
     assert "DestructionStarted" not in lab.actions(key_id)
     assert lab.on_token(key_id) == 1
 
@@ -226,11 +226,11 @@ def test_a_kept_key_is_not_ended_by_a_root_key_that_never_held_it(lab: Lab, name
 def test_crds_that_go_and_come_back(lab: Lab, name: str) -> None:
     key_id = lab.root_key(name)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
-    lab.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=60s")
+    lab.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=180s")
     assert lab.actions(key_id) == [*ACTIVE, "Kept"]
     assert lab.on_token(key_id) == 1
     lab.kubectl.run("apply", "--server-side", "-f", str(REPOSITORY / "crds" / "rootkeys.yaml"))
-    lab.kubectl.run("wait", "--for=condition=Established", "crd/rootkeys.keyshred.dev", "--timeout=60s")
+    lab.kubectl.run("wait", "--for=condition=Established", "crd/rootkeys.keyshred.dev", "--timeout=180s")
     lab.root_key(name, keyID=key_id, origin="Adopted")
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
     assert lab.actions(key_id) == [*ACTIVE, "Kept", "Adopted"]

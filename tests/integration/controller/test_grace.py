@@ -146,7 +146,7 @@ def test_what_has_begun_is_not_restored(running: Lab, name: str) -> None:
     running.root_key(f"{name}-2", keyID=key_id, origin="Adopted")
     running.start()
     until_equal(lambda: running.get("keyrecord", key_id)["status"]["state"], "Destroyed")
-    assert running.ready(f"{name}-2")[1] in ("DestructionStarted", "KeyIDDestroyed")
+    until(lambda: running.ready(f"{name}-2")[1] in ("DestructionStarted", "KeyIDDestroyed"))
     assert running.on_token(key_id) == 0
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from tests.cluster.processes import Process
-from tests.integration.controller.lab import ACTIVE, OWN, Json, Lab, until, until_equal
+from tests.integration.controller.lab import ACTIVE, OWN, SOON_TAKEN, Json, Lab, until, until_equal
 
 DURATION = 15
 """Seconds: the default."""
@@ -37,7 +37,7 @@ def _taken_after(lab: Lab, before: Json) -> float:
     return (acquired - renewed).total_seconds()
 
 
-def test_taken_over_at_once_after_sigterm_and_within_20_seconds_after_a_crash(
+def test_taken_over_at_once_after_sigterm_and_when_it_has_run_out_after_a_crash(
     running: Lab, second: Process, name: str
 ) -> None:
     running.start(*DEFAULTS)
@@ -53,7 +53,8 @@ def test_taken_over_at_once_after_sigterm_and_within_20_seconds_after_a_crash(
         running.start(*DEFAULTS)
         until(lambda: _waits(running.controller, seen))
         second.kill()
-        assert DURATION <= _taken_after(running, _lease(running)) <= 20
+        # 16.5 s at the latest where the machine is idle: it is looked at each tenth of its duration.
+        assert DURATION <= _taken_after(running, _lease(running)) < 2 * DURATION
     finally:
         second.stop()
     running.root_key(f"{name}-2")
@@ -61,13 +62,13 @@ def test_taken_over_at_once_after_sigterm_and_within_20_seconds_after_a_crash(
 
 
 def test_one_that_stood_still_ends_and_does_nothing(running: Lab, second: Process, name: str) -> None:
-    running.start()
+    running.start(*SOON_TAKEN)
     running.root_key(f"{name}-0")
     until_equal(lambda: running.ready(f"{name}-0"), ("True", "KeyActive"))
     first = running.controller.pid
     assert first is not None
     try:
-        running.start(process=second)
+        running.start(*SOON_TAKEN, process=second)
         before = _lease(running)["holderIdentity"]
         os.kill(first, signal.SIGSTOP)
         until(lambda: _lease(running)["holderIdentity"] != before)
@@ -83,7 +84,7 @@ def test_one_that_stood_still_ends_and_does_nothing(running: Lab, second: Proces
 
 
 def test_an_api_server_away_for_longer_than_the_lease_ends_it_without_harm(running: Lab, name: str) -> None:
-    running.start()
+    running.start(*SOON_TAKEN)
     key_id = running.root_key(name)
     until_equal(lambda: running.ready(name), ("True", "KeyActive"))
     seen = len(running.controller.log.read_text())
@@ -97,5 +98,5 @@ def test_an_api_server_away_for_longer_than_the_lease_ends_it_without_harm(runni
     running.start()
     running.root_key(f"{name}-2")
     until_equal(lambda: running.ready(f"{name}-2"), ("True", "KeyActive"))
-    assert running.ready(name) == ("True", "KeyActive")
+    until_equal(lambda: running.ready(name), ("True", "KeyActive"))
     assert (running.actions(key_id), running.on_token(key_id)) == (ACTIVE, 1)

@@ -5,12 +5,10 @@ import signal
 from pathlib import Path
 
 from tests.cluster.processes import Process
-from tests.integration.controller.lab import OWN, Lab, until, until_equal
+from tests.integration.controller.lab import OWN, SOON_TAKEN, Lab, until, until_equal
 
 
 def test_the_api_server_may_be_away(lab: Lab, name: str) -> None:
-    lab.controller.stop()
-    lab.start("--lease-duration=30")
     lab.root_key(name)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
     pid = lab.controller.pid
@@ -27,9 +25,10 @@ def test_the_api_server_may_be_away(lab: Lab, name: str) -> None:
 
 def test_two_controllers_take_turns(lab: Lab, name: str) -> None:
     second = Process("controller-2", lab.cluster.directory)
+    lab.start(*SOON_TAKEN)
     lab.root_key(name)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
-    lab.start(process=second)
+    lab.start(*SOON_TAKEN, process=second)
     try:
         until(lambda: "waiting for the Lease" in second.log.read_text())
         lab.controller.kill()
@@ -46,7 +45,9 @@ def test_crds_that_come_back_are_watched_again(running: Lab, name: str) -> None:
     until_equal(lambda: running.ready(name), ("True", "KeyActive"))
     open_files = []
     for _ in range(4):
-        running.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "keyauthorizations.keyshred.dev", "--timeout=60s")
+        running.kubectl.run(
+            "delete", "crd", "rootkeys.keyshred.dev", "keyauthorizations.keyshred.dev", "--timeout=180s"
+        )
         until_equal(lambda: running.actions(key_id)[-1], "Kept")
         running.install_crds()
         _is_watched(running, name, key_id)
@@ -59,7 +60,7 @@ def test_crds_that_come_after_it_are_watched(running: Lab, name: str) -> None:
     running.start()
     key_id = running.root_key(name)
     until_equal(lambda: running.ready(name), ("True", "KeyActive"))
-    running.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "keyauthorizations.keyshred.dev", "--timeout=60s")
+    running.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "keyauthorizations.keyshred.dev", "--timeout=180s")
     seen = len(running.controller.log.read_text())
     running.start("--resync=3600")
     until(lambda: "Unresolved resources" in running.controller.log.read_text()[seen:])

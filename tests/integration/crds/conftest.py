@@ -18,7 +18,7 @@ from tests.integration.crds.samples import sample
 @pytest.fixture(scope="session")
 def crds(kubectl: Kubectl) -> None:
     kubectl.run("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", str(REPOSITORY / "crds"))
+    kubectl.run("wait", "--for=condition=Established", "--timeout=180s", "-f", str(REPOSITORY / "crds"))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def later(control_plane: ControlPlane, kubectl: Kubectl) -> Iterator[Api]:
         drop_not_yet(spec["versions"][0]["schema"]["openAPIV3Schema"])
     kubectl.apply(*crds)
     named = [f"crd/{crd['metadata']['name']}" for crd in crds]
-    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", *named)
+    kubectl.run("wait", "--for=condition=Established", "--timeout=180s", *named)
     yield Api(control_plane, group)
     # Not waited for: an API server that is just making their storage anew lets the deletion hang (seen on 1.36.3).
     kubectl.run("delete", "--wait=false", *named)

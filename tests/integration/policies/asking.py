@@ -98,7 +98,7 @@ def patched(kubectl: Kubectl, patch: Json, *what: str) -> str:
     return done.stderr if done.returncode else ""
 
 
-def until(what: Callable[[], Any], seconds: float = 20) -> None:
+def until(what: Callable[[], Any], seconds: float = 60) -> None:
     """Waits until the API server's own caches have it."""
     end = time.monotonic() + seconds
     while not what():

@@ -19,7 +19,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
         keyshred = Keyshred(cluster, SoftHsm.create(cluster.directory / "token"))
         keyshred.up()
         cluster.kubectl.apply(root_key(ROOT_KEY))
-        cluster.kubectl.run("wait", "--for=condition=Ready", "--timeout=30s", f"rootkey/{ROOT_KEY}")
+        cluster.kubectl.run("wait", "--for=condition=Ready", "--timeout=180s", f"rootkey/{ROOT_KEY}")
         keyshred.controller.stop()
         yield Site(keyshred)
         if request.session.testsfailed > failed:

@@ -187,4 +187,4 @@ def test_crds_lose_nothing(site: Site) -> None:
 def test_other_crds_are_free(site: Site) -> None:
     crd = json.loads(json.dumps(load("destructionapprovals")).replace("keyshred.dev", "other.example"))
     site.kubectl.create(crd)
-    site.kubectl.run("delete", "crd", crd["metadata"]["name"], "--timeout=30s")
+    site.kubectl.run("delete", "crd", crd["metadata"]["name"], "--timeout=180s")

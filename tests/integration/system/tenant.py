@@ -153,7 +153,7 @@ class Tenant:
     def delete_key(self) -> str:
         """Deletes the RootKey and waits until it is gone; returns its key ID."""
         key_id = self.key_id
-        self.kubectl.run("delete", "rootkey", self.name, "--wait=true", "--timeout=30s")
+        self.kubectl.run("delete", "rootkey", self.name, "--wait=true", "--timeout=180s")
         return key_id
 
 

@@ -107,7 +107,7 @@ def test_a_sweep_goes_on_where_a_killed_controller_left_it(keyshred: Keyshred, e
     keyshred.controller.kill()
     assert len(before) < len(names)
     keyshred.start_controller()
-    until_equal(lambda: early.condition("Ready")["status"], "True", 90)
+    until_equal(lambda: early.condition("Ready")["status"], "True")
     after = sealed()
     assert set(after) == set(names)
     assert before.items() <= after.items()

@@ -163,7 +163,7 @@ def test_adopting_a_key_that_is_not_there_makes_none(keyshred: Keyshred) -> None
     kubectl = keyshred.cluster.kubectl
     key_id = "6f2b7cde-6a4e-4f8a-9d3a-000000000002"
     kubectl.apply(root_key("absent", origin="Adopted", keyID=key_id))
-    kubectl.run("wait", "--for=condition=Ready=false", "rootkey/absent", "--timeout=30s")
+    kubectl.run("wait", "--for=condition=Ready=false", "rootkey/absent", "--timeout=180s")
     conditions = {c["type"]: c for c in kubectl("get", "rootkey", "absent")["status"]["conditions"]}
     assert conditions["Ready"]["reason"] == "KeyMissing"
     assert conditions["KeyMaterialPresent"]["status"] == "False"

@@ -16,7 +16,7 @@ def test_deleting_the_crd_loses_no_key(own: Keyshred) -> None:
     before = _objects(own.token)
 
     own.break_glass()
-    tenant.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=60s")
+    tenant.kubectl.run("delete", "crd", "rootkeys.keyshred.dev", "--timeout=180s")
 
     assert _objects(own.token) == before and str(UUID(key_id)) in before
     record = tenant.record(key_id)
@@ -63,7 +63,7 @@ def test_a_deleted_authorization_revokes_and_destroys_nothing(tenant: Tenant) ->
         "wait",
         "--for=jsonpath={.metadata.labels.keyshred\\.dev/sealing}=retained",
         "/".join(namespace),
-        "--timeout=30s",
+        "--timeout=180s",
     )
     reader = {"namespace": tenant.name, "name": "app", "allowUnbound": True}
     tenant.kubectl.apply(authorization(tenant.name, [tenant.name], subjects=[reader]))

@@ -13,7 +13,7 @@ def test_a_key_in_its_grace_period_opens_nothing_until_it_is_restored(tenant: Te
     token, key_id = tenant.token(), tenant.key_id
     _guard(tenant, gracePeriod="1h")
     _wait(tenant, f"keyrecord/{key_id}", "{.status.guards.gracePeriod}=1h")
-    told = tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=30s")
+    told = tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=180s")
     assert "after the grace period of 1:00:00 for ever" in told.stderr
     record = tenant.record(key_id)
     assert record["state"] == "PendingDestruction" and record["destruction"]["requestedBy"] == "test-admin"
@@ -67,7 +67,7 @@ def test_a_deletion_of_many_at_once_is_admitted_key_by_key(tenant: Tenant, other
     selected = f"/apis/keyshred.dev/v1alpha1/rootkeys?labelSelector=many%3D{tenant.name}"
     refused = tenant.kubectl.run("delete", "--raw", selected, check=False)
     assert refused.returncode != 0 and "is protected" in refused.stderr
-    tenant.kubectl.run("delete", "rootkey", tenant.name, "--ignore-not-found", "--timeout=30s")
+    tenant.kubectl.run("delete", "rootkey", tenant.name, "--ignore-not-found", "--timeout=180s")
     assert tenant.record(key_id)["state"] == "Destroyed"
     assert tenant.record(key_id)["evidence"]["requestedBy"] == "test-admin"
     assert other.unseal("database") == {"password": PASSWORD}
@@ -79,7 +79,7 @@ def _guard(tenant: Tenant, **destruction: object) -> None:
 
 
 def _wait(tenant: Tenant, what: str, jsonpath: str) -> None:
-    tenant.kubectl.run("wait", f"--for=jsonpath={jsonpath}", what, "--timeout=60s")
+    tenant.kubectl.run("wait", f"--for=jsonpath={jsonpath}", what, "--timeout=180s")
 
 
 def test_an_installation_that_is_taken_away_takes_no_key_along(own: Keyshred) -> None:
@@ -100,7 +100,7 @@ def test_an_installation_that_is_taken_away_takes_no_key_along(own: Keyshred) ->
     kubectl.run("replace", "--raw", "/api/v1/namespaces/keyshred/finalize", "-f", "-", input=json.dumps(gone))
     kubectl.apply(*manifests("rbac.yaml"))
     own.start_controller()
-    kubectl.run("wait", "--for=delete", "crd/rootkeys.keyshred.dev", "--timeout=60s")
+    kubectl.run("wait", "--for=delete", "crd/rootkeys.keyshred.dev", "--timeout=180s")
     assert tenant.record(key_id)["transitions"][-1]["action"] == "Kept"
     own.up()
     adopted = json.dumps(root_key(tenant.name, origin="Adopted", keyID=key_id))

@@ -21,7 +21,7 @@ def kubectl() -> Iterator[Kubectl]:
         installation.up()
         # From before the floors.
         cluster.kubectl.apply(root_key("early"))
-        cluster.kubectl.run("wait", "--for=condition=Ready", "rootkey/early", "--timeout=60s")
+        cluster.kubectl.run("wait", "--for=condition=Ready", "rootkey/early", "--timeout=180s")
         installation.webhook.stop()
         installation.webhook_flags = FLOORS
         installation.start_webhook()

@@ -55,7 +55,7 @@ def test_a_backup_comes_back_into_a_namespace_that_is_made_anew(tenant: Tenant) 
     gone = kubectl("get", "namespace", tenant.name) | {"spec": {"finalizers": []}}
     # There is no controller-manager that would empty it and let it go.
     kubectl.run("replace", "--raw", f"/api/v1/namespaces/{tenant.name}/finalize", "-f", "-", input=json.dumps(gone))
-    kubectl.run("wait", "--for=delete", f"namespace/{tenant.name}", "--timeout=30s")
+    kubectl.run("wait", "--for=delete", f"namespace/{tenant.name}", "--timeout=180s")
     assert tenant.ask("app", token)[0] in (401, 403)
 
     kubectl.run("create", "namespace", tenant.name)

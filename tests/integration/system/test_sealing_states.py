@@ -19,7 +19,7 @@ OWNER = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "7d9c1
 def _patched(tenant: Tenant, state: str, spec: dict[str, Any]) -> Iterator[None]:
     tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
     wait = f"--for=jsonpath={{.status.state}}={state}"
-    tenant.kubectl.run("wait", wait, f"rootkey/{tenant.name}", "--timeout=30s")
+    tenant.kubectl.run("wait", wait, f"rootkey/{tenant.name}", "--timeout=180s")
     yield
 
 
@@ -150,7 +150,7 @@ def test_a_new_key_that_is_not_active_yet_seals_nothing(tenant: Tenant) -> None:
     spec = {"activationTime": "2090-01-01T00:00:00Z"}
     tenant.kubectl.apply(root_key(name, **spec), authorization(name, [name]))
     label = "--for=jsonpath={.metadata.labels.keyshred\\.dev/sealing}=enabled"
-    tenant.kubectl.run("wait", label, f"namespace/{name}", "--timeout=30s")
+    tenant.kubectl.run("wait", label, f"namespace/{name}", "--timeout=180s")
     tenant.keyshred.webhook.wait_until(lambda: "PreActivation" in _create(tenant, name))
 
 

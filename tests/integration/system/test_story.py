@@ -32,7 +32,7 @@ def test_a_secret_is_sealed_unsealed_and_shredded(tenant: Tenant, other: Tenant)
     time.sleep(1)
     status, body = tenant.ask("database", token)
     assert status in (403, 410), body
-    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{tenant.name}", "--timeout=30s")
+    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{tenant.name}", "--timeout=180s")
 
     assert tenant.ask("database", token)[0] == 410
     assert other.unseal("database") == {"password": "another-plaintext"}
@@ -63,14 +63,14 @@ def test_the_deletion_timestamp_alone_stops_unsealing(tenant: Tenant) -> None:
         tenant.kubectl.run("label", "secret", "database", "-n", tenant.name, "team=red")
     finally:
         keyshred.start_controller()
-    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{tenant.name}", "--timeout=60s")
+    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{tenant.name}", "--timeout=180s")
     assert tenant.ask("database", token)[0] == 410
 
 
 def test_the_search_is_repeated_and_recorded(tenant: Tenant) -> None:
     key_id = tenant.delete_key()
     tenant.kubectl.run(
-        "wait", "--for=jsonpath={.status.evidence.repeatSearch.objectsFound}=0", f"keyrecord/{key_id}", "--timeout=30s"
+        "wait", "--for=jsonpath={.status.evidence.repeatSearch.objectsFound}=0", f"keyrecord/{key_id}", "--timeout=180s"
     )
     evidence = tenant.record(key_id)["evidence"]
     destroyed, repeated = (
@@ -83,12 +83,12 @@ def test_a_new_key_of_the_same_name_opens_and_grants_nothing(tenant: Tenant) -> 
     tenant.create_secret("database", password=PASSWORD)
     first = tenant.delete_key()
     tenant.kubectl.apply({"apiVersion": "keyshred.dev/v1alpha1", "kind": "RootKey", "metadata": {"name": tenant.name}})
-    tenant.kubectl.run("wait", "--for=condition=Ready", f"rootkey/{tenant.name}", "--timeout=30s")
+    tenant.kubectl.run("wait", "--for=condition=Ready", f"rootkey/{tenant.name}", "--timeout=180s")
     assert tenant.key_id != first
     assert tenant.ask("database")[0] == 410
     tenant.kubectl.run(
         *("wait", '--for=jsonpath={.status.conditions[?(@.type=="Ready")].reason}=RootKeyNotFound'),
-        *(f"keyauthorization/{tenant.name}", "--timeout=30s"),
+        *(f"keyauthorization/{tenant.name}", "--timeout=180s"),
     )
     done = tenant.kubectl.run(
         "create", "secret", "generic", "second", f"--namespace={tenant.name}", "--from-literal=a=b", check=False

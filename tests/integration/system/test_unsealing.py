@@ -101,7 +101,7 @@ def test_a_deleted_service_account_is_refused(tenant: Tenant) -> None:
     token = tenant.token()
     assert tenant.ask("app", token)[0] == 200
     tenant.kubectl.run("delete", "serviceaccount", READER, "-n", tenant.name)
-    until_equal(lambda: tenant.ask("app", token)[0], 401, 30)
+    until_equal(lambda: tenant.ask("app", token)[0], 401, 60)
 
 
 def test_an_etag_spares_the_token_and_opens_nothing(tenant: Tenant) -> None:
@@ -126,7 +126,7 @@ def test_an_etag_spares_the_token_and_opens_nothing(tenant: Tenant) -> None:
     assert status == 200 and headers["ETag"] != etag
     tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", '--patch={"spec": {"suspended": true}}')
     until_equal(lambda: _asked(tenant, "app", token, If_None_Match=headers["ETag"])[0], 403)
-    tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=30s")
+    tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=180s")
     until_equal(lambda: _asked(tenant, "app", token, If_None_Match=headers["ETag"])[0], 410)
 
 

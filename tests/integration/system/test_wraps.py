@@ -88,8 +88,8 @@ def test_counting_and_the_controller_write_the_same_record(tenant: Tenant) -> No
             patch = f'--patch={{"spec": {{"suspended": {suspended}}}}}'
             tenant.kubectl.run("patch", "rootkey", tenant.name, "--type=merge", patch)
             wait = f"--for=jsonpath={{.status.state}}={state}"
-            tenant.kubectl.run("wait", wait, f"rootkey/{tenant.name}", "--timeout=60s")
-        tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=60s")
+            tenant.kubectl.run("wait", wait, f"rootkey/{tenant.name}", "--timeout=180s")
+        tenant.kubectl.run("delete", "rootkey", tenant.name, "--timeout=180s")
     status = tenant.record(key_id)
     check_chain(status["transitions"])
     assert status["state"] == "Destroyed"

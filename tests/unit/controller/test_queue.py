@@ -47,7 +47,7 @@ class Recorder:
 
 async def run(queue: WorkQueue[str], recorder: Recorder, what: Callable[[], bool]) -> None:
     task = asyncio.create_task(queue.run())
-    await asyncio.wait_for(recorder.until(what), 10)
+    await asyncio.wait_for(recorder.until(what), 60)
     for _ in range(10):
         await asyncio.sleep(0)
     task.cancel()

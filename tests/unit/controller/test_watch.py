@@ -29,7 +29,7 @@ async def test_kopf_is_started_anew_after_it_failed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(watch, "_PAUSE", 0)
     asked: list[Job] = []
     failing = Failing(FakeKube().kube, lambda job, after: asked.append(job), "")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await failing.run()
     assert failing.runs == 2
     assert asked == [Job(Kind.RESYNC)] * 2

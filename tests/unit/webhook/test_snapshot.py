@@ -244,7 +244,7 @@ async def test_no_traffic_no_lists(kube: FakeKube, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("keyshred.webhook.snapshot._IDLE", 0.0)
     async with running(kube, confirm_every=0.001) as snapshot:
         await snapshot.policy()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while snapshot._used.is_set():
                 await asyncio.sleep(0.001)
         before = len(kube.calls)
@@ -256,7 +256,7 @@ async def test_traffic_keeps_it_confirmed(kube: FakeKube) -> None:
     async with running(kube, confirm_every=0.001) as snapshot:
         await snapshot.policy()
         wanted = len(kube.calls) + 6
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(kube.calls) < wanted:
                 await asyncio.sleep(0.001)
         assert snapshot.age < 5

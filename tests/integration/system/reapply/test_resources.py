@@ -37,7 +37,7 @@ def test_keyshreds_own_resources_and_namespaces(tenant: Tenant, client: Client, 
     """What is stamped on them in admission and by the controller stays, and is no drift."""
     wanted = _manifests(name)
     client.apply(*wanted)
-    ready = ("wait", "--for=condition=Ready", "--timeout=60s", f"rootkey/{name}", f"keyauthorization/{name}")
+    ready = ("wait", "--for=condition=Ready", "--timeout=180s", f"rootkey/{name}", f"keyauthorization/{name}")
     tenant.kubectl.run(*ready)
     before = _stored(tenant, name)
     assert before[0]["metadata"]["labels"]["keyshred.dev/sealing"] == "enabled"
@@ -60,7 +60,7 @@ def test_argo_cd_prunes_a_root_key_unless_told_not_to(tenant: Tenant, name: str,
     key_id = tenant.kubectl("get", "rootkey", f"{name}-pruned")["spec"]["keyID"]
     argocd.apply(rest)
     # Not until the object is gone: Argo CD deletes in the foreground, and there is no garbage collector here.
-    destroyed = ("wait", "--for=jsonpath={.status.state}=Destroyed", "--timeout=60s", f"keyrecord/{key_id}")
+    destroyed = ("wait", "--for=jsonpath={.status.state}=Destroyed", "--timeout=180s", f"keyrecord/{key_id}")
     tenant.kubectl.run(*destroyed)
     assert "deletionTimestamp" not in tenant.kubectl("get", "rootkey", f"{name}-kept")["metadata"]
 
@@ -71,7 +71,7 @@ def test_helm_deletes_a_root_key_unless_told_not_to(tenant: Tenant, name: str, t
     kept["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
     helm.run("install", name, str(helm.chart(kept, deleted)))
     helm.run("uninstall", name)
-    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{name}-deleted", "--timeout=60s")
+    tenant.kubectl.run("wait", "--for=delete", f"rootkey/{name}-deleted", "--timeout=180s")
     assert "deletionTimestamp" not in tenant.kubectl("get", "rootkey", f"{name}-kept")["metadata"]
 
 
@@ -79,7 +79,7 @@ def test_replace_keeps_what_was_stamped(tenant: Tenant, name: str) -> None:
     wanted = [root_key(name), authorization(name, [])]
     replace = Replace(tenant.kubectl, tenant.name, Path())
     replace.apply(*wanted)
-    ready = (f"rootkey/{name}", "--for=condition=Ready", "--timeout=60s")
+    ready = (f"rootkey/{name}", "--for=condition=Ready", "--timeout=180s")
     tenant.kubectl.run("wait", *ready)
     before = [_spec(tenant, kind, name) for kind in ("rootkey", "keyauthorization")]
     replace.apply(*wanted)
