@@ -137,7 +137,7 @@ class Keyshred:
             headers={"Authorization": f"Bearer {token}"} | (headers or {}),
         )
         try:
-            with urllib.request.urlopen(request, context=self.tls(), timeout=10) as answer:
+            with urllib.request.urlopen(request, context=self.tls(), timeout=60) as answer:
                 return answer.status, answer.read(), dict(answer.headers)
         except urllib.error.HTTPError as error:
             with error:
@@ -145,7 +145,7 @@ class Keyshred:
 
     def connection(self) -> http.client.HTTPSConnection:
         """A connection to the webhook, for calls of its own."""
-        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls(), timeout=30)
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls(), timeout=60)
 
     def tls(self, client: Pair | None = None) -> ssl.SSLContext:
         """What a client trusts: the cluster's authority; and the certificate that it shows, if any."""

@@ -45,7 +45,7 @@ def ask(uri: str, verb: str, *arguments: object) -> Any:
     """Have a stranger do it, and return the answer. It finds the token by this process's environment."""
     command = [sys.executable, "-m", "tests.contract.stranger", uri, verb, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=30).stdout)
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, timeout=60).stdout)
 
 
 def attributes(session: pkcs11.Session, label: str) -> list[dict[str, object]]:

@@ -69,7 +69,7 @@ class Installed(Keyshred):
     def numbers(self, component: str) -> dict[str, float]:
         """What /metrics of the first ready pod says: sample to value."""
         pod = next(pod for pod in self.pods(component) if _is_ready(pod))
-        connection = http.client.HTTPConnection(pod["status"]["podIP"], 9402, timeout=10)
+        connection = http.client.HTTPConnection(pod["status"]["podIP"], 9402, timeout=60)
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
         connection.close()
@@ -80,7 +80,7 @@ class _Connection(http.client.HTTPSConnection):
     """To an address, by another name."""
 
     def __init__(self, address: str, name: str, context: ssl.SSLContext) -> None:
-        super().__init__(address, 443, timeout=30)
+        super().__init__(address, 443, timeout=60)
         self._name = name
         self._trusted = context
 

@@ -66,7 +66,7 @@ class Served:
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
         if client is not None:
             context.load_cert_chain(client.certificate, client.key)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=10)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
         connection.connect()
         return connection
 

@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
@@ -32,6 +31,7 @@ from tests.cluster.keyshred import manifests
 from tests.cluster.paths import REPOSITORY
 from tests.cluster.processes import Process
 from tests.cluster.softhsm import MODULE, SoftHsm
+from tests.integration.controller import token_tool
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -211,35 +211,35 @@ class Lab:
 
     def on_token(self, key_id: str) -> int:
         """Objects of the key, as a process that was not there before sees them."""
-        return int(self._token_tool("find", key_id))
+        return int(token_tool.ask(self.hsm, "find", key_id))
 
     def generate(self, key_id: str) -> None:
         """Makes a key behind the controller's back."""
-        self._token_tool("generate", key_id)
+        token_tool.ask(self.hsm, "generate", key_id)
 
     def import_twins(self, *key_ids: str) -> None:
         """Puts one key under several key IDs."""
-        self._token_tool("import", *key_ids)
+        token_tool.ask(self.hsm, "import", *key_ids)
 
     def destroy(self, key_id: str) -> None:
         """Destroys one so."""
-        self._token_tool("destroy", key_id)
+        token_tool.ask(self.hsm, "destroy", key_id)
 
     def claim(self, key_id: str, cluster_uid: str) -> None:
         """Claims the key for another cluster."""
-        self._token_tool("claim", key_id, cluster_uid)
+        token_tool.ask(self.hsm, "claim", key_id, cluster_uid)
 
     def claims(self, key_id: str) -> set[str]:
         """UIDs of the clusters that claim the key."""
-        return set(self._token_tool("claims", key_id).split())
+        return set(token_tool.ask(self.hsm, "claims", key_id).split())
 
     def head(self, key_id: str) -> Json:
         """The ledger's head on the token; {}: there is none."""
-        return dict(json.loads(self._token_tool("head", key_id).strip() or "{}"))
+        return dict(json.loads(token_tool.ask(self.hsm, "head", key_id).strip() or "{}"))
 
     def set_head(self, key_id: str, head: Json) -> None:
         """Writes the ledger's head, as another cluster would."""
-        self._token_tool("set-head", key_id, json.dumps(head))
+        token_tool.ask(self.hsm, "set-head", key_id, json.dumps(head))
 
     def remove_data_object(self, label: str) -> None:
         """What a person does to overrule a guard: with the token's own tools, and its PIN."""
@@ -259,13 +259,6 @@ class Lab:
         made: Json = self.kubectl("create", "-f", "-", input=json.dumps(bare))
         status = json.dumps(made | {"status": record["status"]})
         self.kubectl.run("replace", "--subresource=status", "-f", "-", input=status)
-
-    def _token_tool(self, verb: str, *key_ids: str) -> str:
-        environment = {"PYTHONPATH": str(REPOSITORY / "operator")} | self.hsm.env
-        command = [sys.executable, str(Path(__file__).with_name("token_tool.py")), verb, self.hsm.uri, *key_ids]
-        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 def sealed(namespace: str, name: str, key_id: str) -> Json:

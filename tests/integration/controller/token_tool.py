@@ -1,14 +1,11 @@
-"""Looks at a token from a process of its own: `find URI KEYID` counts objects; `generate` and `destroy` as they say.
-
-`import URI KEYID KEYID` puts one key that was made elsewhere under both key IDs. `claims URI KEYID` and `head URI
-KEYID` print what the token's data objects say; `claim URI KEYID UID` adds the claim of another cluster, and
-`set-head URI KEYID TEXT` its head.
-"""
+"""Looks at a token from a process that was not there before, and changes it behind the controller's back."""
 
 import asyncio
+import multiprocessing
 import os
-import sys
 import time
+from multiprocessing.connection import Connection
+from typing import Final
 from uuid import UUID
 
 import pkcs11
@@ -18,9 +15,47 @@ from keyshred.errors import HsmUnavailable
 from keyshred.hsm import uri as uris
 from keyshred.hsm.interface import KeyRef
 from keyshred.hsm.service import HsmService
+from tests.cluster.softhsm import SoftHsm
+
+# Each process is forked from one that has imported all this and never saw a token: a new interpreter would take a
+# second each time.
+_FORKS: Final = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
 
 
-def put(uri: str, *key_ids: str) -> None:
+def ask(hsm: SoftHsm, verb: str, *arguments: str) -> str:
+    """What the process says.
+
+    `find KEYID` counts objects; `generate` and `destroy` do as they say; `import KEYID KEYID` puts one key that was
+    made elsewhere under both key IDs. `claims KEYID` and `head KEYID` are what the token's data objects say; `claim
+    KEYID UID` adds the claim of another cluster, and `set-head KEYID TEXT` its head.
+    Errors: AssertionError with what went wrong there.
+    """
+    ours, its = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_answer, args=(its, hsm.env, hsm.uri, verb, *arguments))
+    process.start()
+    its.close()
+    try:
+        done, said = ours.recv()
+    except EOFError:
+        done, said = False, "it ended without a word"
+    finally:
+        process.join()
+        ours.close()
+    assert done, f"{verb}: {said}"
+    return str(said)
+
+
+def _answer(to: Connection, environment: dict[str, str], uri: str, verb: str, *arguments: str) -> None:
+    os.environ.update(environment)
+    try:
+        said = put(uri, *arguments) if verb == "import" else asyncio.run(main(uri, verb, *arguments))
+        to.send((True, said))
+    except Exception as error:
+        to.send((False, f"{type(error).__name__}: {error}"))
+
+
+def put(uri: str, *key_ids: str) -> str:
     """Creates the same AES key for each key ID, with the attributes that keyshred asks for."""
     where, value = uris.parse(uri), os.urandom(32)
     token = pkcs11.lib(str(where.module_path)).get_token(token_label=where.token)
@@ -37,6 +72,7 @@ def put(uri: str, *key_ids: str) -> None:
                     **dict.fromkeys(_NO, False),
                 }
             )
+    return ""
 
 
 _YES = (Attribute.TOKEN, Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.ENCRYPT, Attribute.DECRYPT)
@@ -49,7 +85,7 @@ _NO = (
 _PATIENCE = 30.0
 
 
-async def main(uri: str, verb: str, *arguments: str) -> None:
+async def main(uri: str, verb: str, *arguments: str) -> str:
     """One operation, made again as long as the token says to try again.
 
     HsmUnavailable is what it says while the controller changes what is being looked at: SoftHSM shows no whole token
@@ -58,35 +94,33 @@ async def main(uri: str, verb: str, *arguments: str) -> None:
     hsm, deadline = HsmService.start(uri), time.monotonic() + _PATIENCE
     while True:
         try:
-            await operate(hsm, verb, *arguments)
+            said = await operate(hsm, verb, *arguments)
             break
         except HsmUnavailable:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.1)
     await hsm.close()
+    return said
 
 
-async def operate(hsm: HsmService, verb: str, key_id: str, text: str = "") -> None:
+async def operate(hsm: HsmService, verb: str, key_id: str, text: str = "") -> str:
     """The operation."""
-    if verb == "generate":
-        await hsm.generate(KeyRef(UUID(key_id), 1))
-    elif verb == "destroy":
-        await hsm.destroy(UUID(key_id))
-    elif verb == "claims":
-        print(*sorted(await hsm.claims(UUID(key_id))))
-    elif verb == "head":
-        print((await hsm.head(UUID(key_id)) or b"").decode())
-    elif verb == "claim":
-        await hsm.set_claim(UUID(key_id), text, True)
-    elif verb == "set-head":
-        await hsm.set_head(UUID(key_id), text.encode())
-    else:
-        print(len(await hsm.find(UUID(key_id))))
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "import":
-        put(*sys.argv[2:])
-    else:
-        asyncio.run(main(sys.argv[2], sys.argv[1], *sys.argv[3:]))
+    match verb:
+        case "find":
+            return str(len(await hsm.find(UUID(key_id))))
+        case "claims":
+            return " ".join(sorted(await hsm.claims(UUID(key_id))))
+        case "head":
+            return (await hsm.head(UUID(key_id)) or b"").decode()
+        case "generate":
+            await hsm.generate(KeyRef(UUID(key_id), 1))
+        case "destroy":
+            await hsm.destroy(UUID(key_id))
+        case "claim":
+            await hsm.set_claim(UUID(key_id), text, True)
+        case "set-head":
+            await hsm.set_head(UUID(key_id), text.encode())
+        case _:
+            raise ValueError(verb)
+    return ""

@@ -31,7 +31,7 @@ class Replicas:
     def start(self) -> None:
         """One more; returns when it is ready."""
         cluster = self._keyshred.cluster
-        replica = Keyshred(cluster, self._keyshred.token, webhook_flags=["--drain-delay=3"])
+        replica = Keyshred(cluster, self._keyshred.token, webhook_flags=["--drain-delay=8"])
         replica.webhook = Process(f"webhook-{len(self._all)}", cluster.directory)
         replica.start_webhook()
         self._all.append(replica)

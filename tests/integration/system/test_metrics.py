@@ -34,7 +34,7 @@ def ports_of(keyshred: Keyshred) -> Iterator[dict[str, int]]:
 
 
 def _scrape(port: int) -> Numbers:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
