@@ -17,7 +17,7 @@ from tests.cluster.keyshred import manifests
 from tests.cluster.kubectl import as_list
 from tests.integration.controller.lab import OWN, Lab, until, until_equal
 
-OVERLAP: Final = 3
+OVERLAP: Final = 10
 FLAGS: Final = (f"--ca-overlap={OVERLAP}", "--certificate-lifetime=86400", "--ca-lifetime=864000")
 HOSTS: Final = ("keyshred-webhook", "keyshred-webhook.keyshred", "keyshred-webhook.keyshred.svc")
 

@@ -60,7 +60,7 @@ def test_a_claim_that_comes_within_the_grace_period_leaves_the_key_to_be_restore
     lab.claim(key_id, ANOTHER)
     lab.delete(name)
     until_equal(lambda: lab.stalled(key_id), "KeyClaimed")
-    assert lab.is_gone("rootkey", name)
+    until(lambda: lab.is_gone("rootkey", name))
     assert "DestructionStarted" not in lab.actions(key_id)
     lab.root_key(f"{name}-2", keyID=key_id, origin="Adopted")
     until_equal(lambda: lab.ready(f"{name}-2"), ("True", "KeyActive"))

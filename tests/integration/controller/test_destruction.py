@@ -197,7 +197,7 @@ def test_a_destroyed_key_id_is_never_used_again(lab: Lab, name: str) -> None:
 
 def test_a_key_that_comes_back_is_reported(lab: Lab, name: str) -> None:
     lab.controller.stop()
-    lab.start("--repeat-search-after=8")
+    lab.start("--repeat-search-after=15")
     key_id = lab.root_key(name)
     until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
     lab.delete(name)

@@ -95,7 +95,7 @@ def test_killed_at_any_step_it_is_destroyed_when_it_is_due(running: Lab, name: s
     until(lambda: running.controller.pid is None)
     running.start()
     until_equal(lambda: running.actions(key_id), [*SHREDDED, "SearchRepeated"])
-    assert running.is_gone("rootkey", name)
+    until(lambda: running.is_gone("rootkey", name))
     assert running.on_token(key_id) == 0
     status = running.get("keyrecord", key_id)["status"]
     evidence = status["evidence"]
@@ -121,7 +121,7 @@ def test_killed_while_restoring_it_is_restored(running: Lab, name: str, faultpoi
 
 
 def test_a_key_that_is_asked_for_in_time_is_not_destroyed_while_the_token_is_away(lab: Lab, name: str) -> None:
-    key_id = make(lab, name, "5s")
+    key_id = make(lab, name, "20s")
     lab.delete(name)
     until(lambda: lab.is_gone("rootkey", name))
     due = datetime.fromisoformat(lab.get("keyrecord", key_id)["status"]["destruction"]["dueAt"])

@@ -148,7 +148,7 @@ def test_two_for_one_key_add_up_and_two_keys_need_a_choice(tenant: Tenant, other
 def test_an_authorisation_that_expires_while_all_runs(tenant: Tenant) -> None:
     tenant.create_secret("app", a="one")
     token = tenant.token()
-    _set(tenant, expirationTime=rfc3339(datetime.now(UTC) + timedelta(seconds=3)))
+    _set(tenant, expirationTime=rfc3339(datetime.now(UTC) + timedelta(seconds=10)))
     assert tenant.ask("app", token)[0] == 200
     until_equal(lambda: tenant.ask("app", token)[0], 403)
     changed = _write(tenant, secret(tenant.name, "app", {"a": "two"}))
