@@ -139,10 +139,13 @@ class Lab:
             raise ClusterError(f"{kind} {name}: {error}") from error
 
     def is_gone(self, kind: str, name: str) -> bool:
+        """Whether the API server says that this object of ours is not there; not where it says something else."""
         try:
-            self.get(kind, name)
-        except ClusterError:
-            return True
+            self._api.get_cluster_custom_object(GROUP, VERSION, f"{kind}s", name)
+        except client.ApiException as error:
+            return bool(error.status == HTTPStatus.NOT_FOUND)
+        except HTTPError:
+            pass
         return False
 
     def serves(self, *resources: str) -> bool:
