@@ -139,7 +139,7 @@ class ControlPlane:
 
     def etcdctl(self, *arguments: str) -> bytes:
         """Runs etcdctl; returns what it prints. Errors: ClusterError."""
-        command = [str(paths.binaries() / "etcdctl"), f"--endpoints={self.etcd_url}", *arguments]
+        command = [str(paths.binaries() / "etcdctl"), f"--endpoints={self.etcd_url}", *etcd.PATIENCE, *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode != 0:
             raise ClusterError(f"etcdctl {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
@@ -196,6 +196,9 @@ def reap() -> None:
     """Removes the temporary clusters whose owner is gone without having done so."""
     paths.run().mkdir(parents=True, exist_ok=True)
     for owner in paths.run().glob(f"*/{_OWNER}"):
-        pid, started = owner.read_text().split()
+        try:
+            pid, started = owner.read_text().split()
+        except FileNotFoundError:
+            continue  # removed by its own or by another run just now
         if start_time(int(pid)) != started:
             ControlPlane(owner.parent).remove()

@@ -2,8 +2,12 @@
 
 import urllib.request
 from pathlib import Path
+from typing import Final
 
 from tests.cluster import paths
+
+PATIENCE: Final = ("--dial-timeout=60s", "--command-timeout=180s")
+"""Flags of etcdctl, which else gives up after two and five seconds."""
 
 
 def command(data: Path, client_port: int, peer_port: int) -> list[str]:
@@ -30,7 +34,7 @@ def url(port: int) -> str:
 def is_ready(client_port: int) -> bool:
     """Whether it serves reads and writes."""
     try:
-        with urllib.request.urlopen(f"{url(client_port)}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url(client_port)}/readyz", timeout=60) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
