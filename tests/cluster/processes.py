@@ -12,7 +12,7 @@ from typing import Final
 from tests.cluster.errors import ClusterError
 
 _POLL_SECONDS: Final = 0.25
-_LOG_TAIL_LINES: Final = 20
+_LOG_TAIL_LINES: Final = 40
 
 
 class Process:
@@ -95,12 +95,13 @@ class Process:
         deadline = time.monotonic() + timeout
         while not ready():
             if self.pid is None:
-                raise ClusterError(f"{self.name} ended by itself; {self._tail()}")
+                raise ClusterError(f"{self.name} ended by itself; {self.tail()}")
             if time.monotonic() > deadline:
-                raise ClusterError(f"{self.name} is not ready after {timeout:.0f} s; {self._tail()}")
+                raise ClusterError(f"{self.name} is not ready after {timeout:.0f} s; {self.tail()}")
             time.sleep(_POLL_SECONDS)
 
-    def _tail(self) -> str:
+    def tail(self) -> str:
+        """The end of its log, and where that is."""
         lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "\n  ".join([f"the end of {self.log}:", *lines])
 

@@ -2,14 +2,12 @@
 
 import uuid
 from collections.abc import Generator, Iterator
-from typing import Final
 
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import Process
 from tests.integration.controller.lab import Lab
-
-_LAST_LINES: Final = 40
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,7 +17,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     lab = getattr(item, "funcargs", {}).get("running")
     if report.failed and isinstance(lab, Lab):
         for log in sorted(lab.cluster.directory.glob("controller*.log")):
-            report.sections.append((log.name, "\n".join(log.read_text().splitlines()[-_LAST_LINES:])))
+            report.sections.append((log.name, Process(log.stem, log.parent).tail()))
     return report
 
 

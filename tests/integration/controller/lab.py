@@ -134,14 +134,17 @@ class Lab:
     def _get_ours(self, kind: str, name: str) -> Json:
         # Asked again and again while tests wait: kubectl would need more of the machine than what is waited for.
         try:
-            return cast(Json, self._api.get_cluster_custom_object(GROUP, VERSION, f"{kind}s", name))
+            return self._ask_for(kind, name)
         except (client.ApiException, HTTPError) as error:
             raise ClusterError(f"{kind} {name}: {error}") from error
+
+    def _ask_for(self, kind: str, name: str) -> Json:
+        return cast(Json, self._api.get_cluster_custom_object(GROUP, VERSION, f"{kind}s", name))
 
     def is_gone(self, kind: str, name: str) -> bool:
         """Whether the API server says that this object of ours is not there; not where it says something else."""
         try:
-            self._api.get_cluster_custom_object(GROUP, VERSION, f"{kind}s", name)
+            self._ask_for(kind, name)
         except client.ApiException as error:
             return bool(error.status == HTTPStatus.NOT_FOUND)
         except HTTPError:
@@ -238,7 +241,7 @@ class Lab:
 
     def head(self, key_id: str) -> Json:
         """The ledger's head on the token; {}: there is none."""
-        return dict(json.loads(token_tool.ask(self.hsm, "head", key_id).strip() or "{}"))
+        return dict(json.loads(token_tool.ask(self.hsm, "head", key_id) or "{}"))
 
     def set_head(self, key_id: str, head: Json) -> None:
         """Writes the ledger's head, as another cluster would."""

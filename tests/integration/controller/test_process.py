@@ -23,17 +23,17 @@ def test_the_api_server_may_be_away(lab: Lab, name: str) -> None:
     assert lab.controller.pid == pid
 
 
-def test_two_controllers_take_turns(lab: Lab, name: str) -> None:
-    second = Process("controller-2", lab.cluster.directory)
-    lab.start(*SOON_TAKEN)
-    lab.root_key(name)
-    until_equal(lambda: lab.ready(name), ("True", "KeyActive"))
-    lab.start(*SOON_TAKEN, process=second)
+def test_two_controllers_take_turns(running: Lab, name: str) -> None:
+    second = Process("controller-2", running.cluster.directory)
+    running.start(*SOON_TAKEN)
+    running.root_key(name)
+    until_equal(lambda: running.ready(name), ("True", "KeyActive"))
+    running.start(*SOON_TAKEN, process=second)
     try:
         until(lambda: "waiting for the Lease" in second.log.read_text())
-        lab.controller.kill()
-        lab.root_key(f"{name}-2")
-        until_equal(lambda: lab.ready(f"{name}-2"), ("True", "KeyActive"))
+        running.controller.kill()
+        running.root_key(f"{name}-2")
+        until_equal(lambda: running.ready(f"{name}-2"), ("True", "KeyActive"))
     finally:
         second.stop()
 

@@ -49,13 +49,13 @@ def ask(hsm: SoftHsm, verb: str, *arguments: str) -> str:
 def _answer(to: Connection, environment: dict[str, str], uri: str, verb: str, *arguments: str) -> None:
     os.environ.update(environment)
     try:
-        said = put(uri, *arguments) if verb == "import" else asyncio.run(main(uri, verb, *arguments))
+        said = _import(uri, *arguments) if verb == "import" else asyncio.run(_try(uri, verb, *arguments))
         to.send((True, said))
     except Exception as error:
         to.send((False, f"{type(error).__name__}: {error}"))
 
 
-def put(uri: str, *key_ids: str) -> str:
+def _import(uri: str, *key_ids: str) -> str:
     """Creates the same AES key for each key ID, with the attributes that keyshred asks for."""
     where, value = uris.parse(uri), os.urandom(32)
     token = pkcs11.lib(str(where.module_path)).get_token(token_label=where.token)
@@ -85,7 +85,7 @@ _NO = (
 _PATIENCE = 30.0
 
 
-async def main(uri: str, verb: str, *arguments: str) -> str:
+async def _try(uri: str, verb: str, *arguments: str) -> str:
     """One operation, made again as long as the token says to try again.
 
     HsmUnavailable is what it says while the controller changes what is being looked at: SoftHSM shows no whole token
@@ -94,7 +94,7 @@ async def main(uri: str, verb: str, *arguments: str) -> str:
     hsm, deadline = HsmService.start(uri), time.monotonic() + _PATIENCE
     while True:
         try:
-            said = await operate(hsm, verb, *arguments)
+            said = await _operate(hsm, verb, *arguments)
             break
         except HsmUnavailable:
             if time.monotonic() > deadline:
@@ -104,8 +104,7 @@ async def main(uri: str, verb: str, *arguments: str) -> str:
     return said
 
 
-async def operate(hsm: HsmService, verb: str, key_id: str, text: str = "") -> str:
-    """The operation."""
+async def _operate(hsm: HsmService, verb: str, key_id: str, text: str = "") -> str:
     match verb:
         case "find":
             return str(len(await hsm.find(UUID(key_id))))
